@@ -19,6 +19,7 @@ from beholder.models.head_layouts import HEAD_FORMAT
 from beholder.models.heads import Head, save_head
 from beholder.train.folds import FEW_GROUPS
 from beholder.train.measures import CONSTANT, Interval
+from beholder.train.ratings.findings import number_of
 
 WORDS = {
     "srcc": "rank correlation (Spearman)",
@@ -208,7 +209,9 @@ def few_groups_lines(record: Mapping[str, Any]) -> list[str]:
     num_groups, rows = record["measures"]["num_groups"], record.get("rows", {})
     if record["measured"]["unit"] == "pairs" or not 0 < num_groups < FEW_GROUPS:
         return []
-    largest = f" (the largest has {rows['num_in_largest_group']:,} pictures)" if "num_in_largest_group" in rows else ""
+    largest = (
+        f" (the largest has {number_of(rows['num_in_largest_group'], 'picture')})" if "num_in_largest_group" in rows else ""
+    )
     return [
         f"Warning: the pictures are of {num_groups:,} groups alone{largest}, so neither measures nor strength of the fit can "
         "be relied on. Near-duplicates belong to one group, and what is near to one of them: --near-duplicates says from "
