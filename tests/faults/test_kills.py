@@ -81,7 +81,7 @@ def test_a_process_of_a_device_is_killed(tmp_path: Path, fault_table: FaultTable
     disturb(kind, devices_job, fault_table, tmp_path, num_faults, kill_a_child, undisturbed)
 
 
-@sizes("quick", "soak")
+@sizes("slow", "soak")
 def test_a_decode_worker_is_killed(tmp_path: Path, fault_table: FaultTable, pictures_job: Job, num_faults: int) -> None:
     kind = "kill -9 of a decode worker"
     disturb(kind, pictures_job, fault_table, tmp_path, num_faults, kill_a_child, undisturbed)
@@ -93,7 +93,7 @@ def test_all_decode_workers_are_killed(tmp_path: Path, fault_table: FaultTable, 
     disturb(kind, pictures_job, fault_table, tmp_path, num_faults, kill_all_children, undisturbed)
 
 
-@sizes("quick", "soak")
+@sizes("slow", "soak")
 @pytest.mark.parametrize("what", ["a decode worker", "a run"])
 def test_what_is_stopped_for_a_while_goes_on(
     tmp_path: Path, fault_table: FaultTable, pictures_job: Job, num_faults: int, what: str

@@ -12,6 +12,7 @@ from oracles import inside_formats as inside
 from oracles.fuzzing import Target, check
 from oracles.fuzzing_seeds import CSV, JSON, NUMPY, PARQUET, ROWS, ZIP, csv_of, json_lines, npy, npz, parquet, torch_files
 from oracles.source_reads import everything
+from oracles.tiers import mostly_slow
 
 
 def _clip_retrieval(path: Path) -> Any:
@@ -94,7 +95,7 @@ TARGETS = {
 }
 
 
-@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("name", mostly_slow(TARGETS, quick=2))
 def test_mutated_files_are_read_or_refused(name: str, tmp_path: Path) -> None:
     check(__file__, name, tmp_path, count=TARGETS[name].count)
 

@@ -24,6 +24,7 @@ from oracles import inside_formats as inside
 from oracles.fuzzing import Target, check
 from oracles.source_reads import everything, tar_in_ranges, without_network
 from oracles.tar_making import png, tar
+from oracles.tiers import mostly_slow
 
 TAR = (
     *b"ustar\0 00000000000\0 77777777777\0 \x80\0\0\0\0\0\0\0 ././@LongLink path= size= GNU.sparse.map=".split(),
@@ -331,7 +332,7 @@ TARGETS = {
 }
 
 
-@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("name", mostly_slow(TARGETS, quick=2))
 def test_mutated_files_are_read_or_refused(name: str, tmp_path: Path) -> None:
     check(__file__, name, tmp_path, count=TARGETS[name].count)
 

@@ -20,6 +20,7 @@ from beholder.pixels.xmp import embedded_packet
 from oracles import inside_formats as inside
 from oracles.fuzzing import Target, check
 from oracles.hostile import chunk
+from oracles.tiers import mostly_slow
 
 SIDE, MOST_PIXELS = 16, 1 << 21
 NOISE = np.random.default_rng(3).integers(0, 256, (23, 31, 4), np.uint8)
@@ -238,7 +239,7 @@ def _need_decoder(name: str) -> None:
         pytest.importorskip("pillow_heif")
 
 
-@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("name", mostly_slow(TARGETS, quick=2))
 def test_mutated_files_are_read_or_refused(name: str, tmp_path: Path) -> None:
     _need_decoder(name)
     check(__file__, name, tmp_path, count=TARGETS[name].count)

@@ -24,6 +24,7 @@ from oracles import inside_formats, odd_json, odd_tables
 from oracles.fuzzing import Target, check
 from oracles.in_process import empty_beside
 from oracles.sidecars import DARKTABLE, LIGHTROOM
+from oracles.tiers import mostly_slow
 
 Change = Callable[[bytes], bytes]
 NUM = 24
@@ -307,7 +308,7 @@ TARGETS: Mapping[str, Target] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("name", mostly_slow(TARGETS, quick=2))
 def test_mutated_ratings_are_read_or_refused(name: str, tmp_path: Path) -> None:
     check(__file__, name, tmp_path, count=TARGETS[name].count)
 

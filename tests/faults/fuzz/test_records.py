@@ -27,6 +27,7 @@ from oracles import odd_json
 from oracles.fuzzing import Target, check
 from oracles.in_process import all_of, command, empty_beside
 from oracles.score_jobs import run
+from oracles.tiers import mostly_slow
 
 Change = Callable[[bytes], bytes]
 ROWS = np.random.default_rng(0).standard_normal((40, 8)).astype(np.float32)
@@ -393,7 +394,7 @@ TARGETS: Mapping[str, Target] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("name", mostly_slow(TARGETS, quick=2))
 def test_mutated_records_are_used_or_refused(name: str, tmp_path: Path) -> None:
     check(__file__, name, tmp_path, count=TARGETS[name].count)
 

@@ -25,6 +25,7 @@ from oracles import odd_json
 from oracles.browse_sets import Served, running, write_set
 from oracles.fuzzing import Target, check
 from oracles.mutating import ODD_NUMBERS, ODD_TEXTS, mutated
+from oracles.tiers import mostly_slow
 
 Change = Callable[[bytes], bytes]
 ROWS = 12
@@ -252,7 +253,7 @@ TARGETS: Mapping[str, Target] = {
 }
 
 
-@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("name", mostly_slow(TARGETS, quick=2))
 def test_mutated_requests_are_answered(name: str, tmp_path: Path) -> None:
     check(__file__, name, tmp_path, count=TARGETS[name].count)
 

@@ -18,6 +18,7 @@ import beholder
 from oracles import inside_formats, odd_json, odd_tables
 from oracles.fuzzing import Target, check
 from oracles.in_process import all_of, empty_beside
+from oracles.tiers import mostly_slow
 
 Change = Callable[[bytes], bytes]
 ROWS = 24
@@ -154,7 +155,7 @@ TARGETS: Mapping[str, Target] = {
 }
 
 
-@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("name", mostly_slow(TARGETS, quick=2))
 def test_mutated_tables_are_read_or_refused(name: str, tmp_path: Path) -> None:
     check(__file__, name, tmp_path, count=TARGETS[name].count)
 

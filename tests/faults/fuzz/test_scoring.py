@@ -17,6 +17,7 @@ from beholder.kernels.scoring import Affine
 from oracles import inside_formats as inside
 from oracles.fuzzing import Target, check
 from oracles.fuzzing_seeds import CSV, DIM, JSON, NUMPY, PARQUET, ROWS, ZIP, csv_of, json_lines, npy, npz, parquet
+from oracles.tiers import mostly_slow
 
 WEIGHT = np.random.default_rng(8).standard_normal(DIM)
 
@@ -88,7 +89,7 @@ TARGETS = {
 }
 
 
-@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("name", mostly_slow(TARGETS, quick=2))
 def test_mutated_files_are_read_or_refused(name: str, tmp_path: Path) -> None:
     check(__file__, name, tmp_path, count=TARGETS[name].count)
 

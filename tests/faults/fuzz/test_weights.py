@@ -25,6 +25,7 @@ from oracles import checkpoints as made
 from oracles import odd_json, odd_pickles
 from oracles.fuzzing import Target, check
 from oracles.small_towers import SHAPE
+from oracles.tiers import mostly_slow
 
 DIM = 8
 ROW = np.linspace(-1, 1, DIM, dtype=np.float32)
@@ -311,7 +312,7 @@ TARGETS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("name", mostly_slow(TARGETS, quick=2))
 def test_mutated_weights_are_loaded_or_refused(name: str, tmp_path: Path) -> None:
     check(__file__, name, tmp_path, count=TARGETS[name].count)
 

@@ -19,6 +19,7 @@ from beholder import Head, save_head
 from oracles.fuzzing import Target, check
 from oracles.in_process import command, empty_beside
 from oracles.mutating import ODD_NUMBERS, ODD_TEXTS
+from oracles.tiers import mostly_slow
 
 Change = Callable[[bytes], bytes]
 ROWS = 24
@@ -278,7 +279,7 @@ TARGETS: Mapping[str, Target] = {
 }
 
 
-@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("name", mostly_slow(TARGETS, quick=2))
 def test_mutated_words_are_done_or_refused(name: str, tmp_path: Path) -> None:
     check(__file__, name, tmp_path, count=TARGETS[name].count)
 
