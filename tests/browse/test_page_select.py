@@ -181,6 +181,29 @@ def test_nothing_is_marked_where_other_pictures_are_shown_before_the_selected_on
     assert marked == []
 
 
+@pytest.mark.parametrize("width", mostly_slow([390, 1280]))
+def test_selecting_moves_nothing(photo_server: Any, open_page: Open, width: int) -> None:
+    """The bar that appears takes room; pictures stay where they are on the screen, and are not drawn anew."""
+    page = open_page(photo_server.url, width=width, height=700)
+    wait_for_tiles(page)
+    page.locator("#gallery").evaluate("viewport => { viewport.scrollTop = 37; }")
+    tile = page.locator("#tile-3")
+    before = tile.bounding_box()
+    page.evaluate(
+        """() => {
+          window.wasHidden = 0;
+          const tile = document.querySelector("#tile-3");
+          new MutationObserver((found) => (window.wasHidden += found.length)).observe(tile, { attributeFilter: ["hidden"] });
+        }"""
+    )
+    for is_chosen in (True, False):
+        tile.click(modifiers=["Control"], position=PLACE)
+        page.wait_for_selector("#chosen", state="visible" if is_chosen else "hidden")
+        page.wait_for_timeout(100)
+        assert chosen(page) == [3] * is_chosen
+        assert (tile.bounding_box(), page.evaluate("window.wasHidden")) == (before, 0)
+
+
 @pytest.mark.slow
 def test_touch_selects_on_a_phone(photo_server: Any, open_page: Open, tmp_path: Path) -> None:
     names = best_first(photo_server)
@@ -190,7 +213,8 @@ def test_touch_selects_on_a_phone(photo_server: Any, open_page: Open, tmp_path: 
     page.wait_for_selector("#choose[aria-pressed=true]")
     for expected in ([0], [0, 4]):  # a tap is a click only a little later, and the next one may scroll the page before
         page.locator(f"#tile-{expected[-1]}").tap(position=PLACE)
-        until(lambda expected=expected: chosen(page) == expected)
+        page.wait_for_selector(f"#tile-{expected[-1]}.chosen")
+        assert chosen(page) == expected
     for name in ("#chosen-keep", "#chosen-drop", "#chosen-none", "#chosen-clear", "#choose", "#undo"):
         box = page.locator(name).bounding_box()
         assert box["x"] >= 0

@@ -103,6 +103,7 @@ export class Gallery {
     tile.id = `tile-${index}`;
     tile.setAttribute("aria-posinset", String(index + 1));
     tile.setAttribute("aria-setsize", String(this.grid.count));
+    this.showChosen(tile, index);
     if (item === null) return;
     if (tile.dataset.row !== String(item.row)) {
       this.free(tile);
@@ -110,7 +111,6 @@ export class Gallery {
       this.thumbnails.want(image, item.row);
     }
     tile.classList.toggle("active", index === this.active);
-    tile.classList.toggle("chosen", this.chosen.has(index));
     this.tell(tile, item);
     if (item.turned) this.turned.set(item.row, true);
     tile.querySelector(".turned").hidden = !this.turned.get(item.row);
@@ -136,12 +136,17 @@ export class Gallery {
     const stack = item.reference !== undefined ? `, ${stackText(item)}${item.stack ? ": opens them" : ""}` : item.stack ? `, ${count(item.stack)} that are alike: opens them` : item.stays ? ", stays of those that are alike" : "";
     const more = `${this.turned.get(item.row) ? ", turned by EXIF" : ""}${item.caption ? `, ${item.caption}` : ""}`;
     tile.setAttribute("aria-label", `${item.sample}, ${score(item.score)}${item.mark ? `, marked ${item.mark}` : ""}${isKept ? "" : ", not kept"}${stack}${more}`);
-    tile.setAttribute("aria-selected", String(tile.classList.contains("chosen")));
+  }
+
+  showChosen(tile, index) {
+    const isChosen = this.chosen.has(index);
+    tile.classList.toggle("chosen", isChosen);
+    tile.setAttribute("aria-selected", String(isChosen));
   }
 
   free(tile) {
     this.thumbnails.free(tile.firstElementChild);
-    tile.classList.remove("failed", "below", "active", "stacked", "stays", "chosen");
+    tile.classList.remove("failed", "below", "active", "stacked", "stays");
     this.tell(tile, { sample: "" });
     tile.querySelector(".turned").hidden = true;
     delete tile.dataset.row;
@@ -209,10 +214,11 @@ export class Gallery {
     this.chosen = new Set(indices);
     for (const [index, tile] of this.grid.shown) {
       if (before.has(index) === this.chosen.has(index)) continue;
-      tile.classList.toggle("chosen", this.chosen.has(index));
-      tile.setAttribute("aria-selected", String(this.chosen.has(index)));
+      this.showChosen(tile, index);
     }
+    const { top } = this.viewport.getBoundingClientRect();
     this.hooks.onChosen(this.chosen.size);
+    this.grid.keepInPlace(this.viewport.getBoundingClientRect().top - top); // a bar comes or goes above
   }
 
   // all between the anchor and here; others stay chosen where they are `kept`

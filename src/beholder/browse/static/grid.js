@@ -21,7 +21,13 @@ export class Grid {
     viewport.addEventListener("scroll", () => this.onScroll(), { passive: true });
   }
 
+  // where only the height of the window has changed (a bar came or went), everything stays where it is
   layout(sizes) {
+    if (this.sizes && Object.keys(sizes).every((name) => sizes[name] === this.sizes[name])) {
+      this.measure();
+      this.scrollTo(this.top);
+      return;
+    }
     const anchor = this.sizes ? this.firstVisible() : 0;
     this.sizes = sizes;
     this.measure();
@@ -86,6 +92,13 @@ export class Grid {
     if (Math.round(this.viewport.scrollTop) !== top) this.viewport.scrollTop = top;
     this.lastTop = this.viewport.scrollTop;
     this.draw();
+  }
+
+  // the window has moved by so many pixels: what it shows stays where it was on the screen
+  keepInPlace(movedPx) {
+    if (!movedPx) return;
+    this.measure();
+    this.scrollTo(this.top + movedPx);
   }
 
   // where: "start", "middle", or "near": move as little as needed to see it
