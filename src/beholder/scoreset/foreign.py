@@ -34,14 +34,14 @@ class ScorePlace:
         record: of a run of `beholder score`; {} for other people's.
         rejects: Parquet files of rejected rows.
         embeddings: a set of embeddings that was kept beside the scores, or None.
-        note: that the run is not finished; "" where it is, or nothing tells.
+        notes: a line for each run that is not finished.
     """
 
     files: list[str]
     record: dict[str, Any] = field(default_factory=dict)
     rejects: tuple[str, ...] = ()
     embeddings: str | None = None
-    note: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def find_scores(source: str) -> ScorePlace:
@@ -91,7 +91,8 @@ def _matches(pattern: str) -> ScorePlace:
     if len(places) == 1 and len(files) == len(places[0].files):
         return places[0]
     rejects = tuple(path for place in places for path in place.rejects)
-    return ScorePlace(sorted(files, key=locations.natural_key), rejects=rejects)
+    notes = tuple(note for place in places for note in place.notes)
+    return ScorePlace(sorted(files, key=locations.natural_key), rejects=rejects, notes=notes)
 
 
 def _fixed_part(pattern: str) -> str:
@@ -170,17 +171,19 @@ def _folder(base: str) -> ScorePlace:
     if len({is_csv(name) for name in files}) > 1:
         raise InputError(f"{base} holds both CSV and Parquet files; name those you mean, for example '{base}/*.parquet'")
     kept = f"{base}/{columns.EMBEDDINGS_FOLDER}"
+    all_runs = [base] if is_run else sorted(runs, key=locations.natural_key)
     return ScorePlace(
         files,
         record,
-        tuple(path for run in ([base] if is_run else sorted(runs, key=locations.natural_key)) for path in rejects_of(run)),
+        tuple(path for run in all_runs for path in rejects_of(run)),
         kept if is_run and storage.is_folder(kept) else None,
-        _unfinished(base, record),
+        tuple(note for run in all_runs if (note := _unfinished(run))),
     )
 
 
-def _unfinished(run: str, record: Mapping[str, Any]) -> str:
+def _unfinished(run: str) -> str:
     """A line about a run in a folder of which not all shards are done; "" where they are, or where nothing tells."""
+    record = read_record(f"{run}/{columns.STAMP_FILE}")
     planned = record.get(columns.PLANNED)
     num_shards = planned.get("shards") if isinstance(planned, Mapping) else None
     if type(num_shards) is not int:

@@ -298,7 +298,9 @@ def _opened(source: str | pa.Table, score_column: str | None, sample_column: str
         seen = _without_hidden(schema, found)
         return ScoreSet(source="the table", table=source, row_counts=(source.num_rows,), schema=seen, record=record, **found)
     place = foreign.find_scores(source)
-    types = dict.fromkeys(_scores_in_csv(place, score_column), pa.float64())
+    own, beside = _valid_record(place.record), _sidecars(place)
+    first_text = own or next((found for found in beside.values() if found), {})
+    types = dict.fromkeys(_scores_in_csv(place, first_text, score_column), pa.float64())
     files = tuple(foreign.as_parquet(path, scratch / f"{i:06d}.parquet", types) for i, path in enumerate(place.files))
     schemas, counts = [], []
     for path, name in zip(files, place.files, strict=True):
@@ -308,8 +310,8 @@ def _opened(source: str | pa.Table, score_column: str | None, sample_column: str
         if not schemas[-1].names:
             raise InputError(f"{name} has no columns; leave it out")
     schemas = _with_ranges(files, schemas)
-    by_file = _records(place, schemas)
-    record = _valid_record(place.record) or next((found for _, found in by_file if found), {})
+    records = [] if own else _records(place.files, schemas, beside)
+    record = own or next((found for _, found in records if found), {})
     untyped = {
         item.name
         for path, schema in zip(place.files, schemas, strict=True)
@@ -324,7 +326,7 @@ def _opened(source: str | pa.Table, score_column: str | None, sample_column: str
     chosen = _columns_of(schema, record, source, score_column, sample_column)
     heads = [
         (name, {column: head for column, head in heads_recorded(found).items() if column in chosen["score_columns"]})
-        for name, found in by_file
+        for name, found in records
     ]
     check_one_head(source, heads)
     for path, name in zip(files, place.files, strict=True):
@@ -335,20 +337,31 @@ def _opened(source: str | pa.Table, score_column: str | None, sample_column: str
         files=files,
         row_counts=tuple(counts),
         schema=_without_hidden(schema, chosen),
-        record=all_sources(by_file, record),
+        record=all_sources(records, record),
         rejects=place.rejects,
         embeddings=place.embeddings,
         untyped=frozenset(untyped - {chosen["sample_column"], chosen["hidden"]}),
-        **{**chosen, "notes": (*([place.note] if place.note else []), *differences(by_file), *chosen["notes"])},
+        **{**chosen, "notes": (*place.notes, *differences(records), *chosen["notes"])},
     )
 
 
-def _records(place: foreign.ScorePlace, schemas: Sequence[pa.Schema]) -> list[tuple[str, dict[str, Any]]]:
-    """Each file of a set with what it says of itself: inside, or, a text, beside it."""
-    return [
-        (name, _valid_record(foreign.read_sidecar(name)) if foreign.is_csv(name) and not place.record else record_in(schema))
-        for name, schema in zip(place.files, schemas, strict=True)
-    ]
+def _sidecars(place: foreign.ScorePlace) -> dict[str, dict[str, Any]]:
+    """What stands beside each CSV file of a set that has no record of its own; {} where nothing of ours does."""
+    names = [] if place.record else [name for name in place.files if foreign.is_csv(name)]
+    return {name: _valid_record(foreign.read_sidecar(name)) for name in names}
+
+
+def _records(
+    names: Sequence[str], schemas: Sequence[pa.Schema], beside: Mapping[str, dict[str, Any]]
+) -> list[tuple[str, dict[str, Any]]]:
+    """The different records that files of a set have inside, or beside them, each once, with the first file that has it."""
+    found: dict[Any, tuple[str, dict[str, Any]]] = {}
+    for name, schema in zip(names, schemas, strict=True):
+        if name in beside:
+            found.setdefault(json.dumps(beside[name], sort_keys=True), (name, beside[name]))
+        elif (data := (schema.metadata or {}).get(b"beholder", b"")) not in found:
+            found[data] = (name, record_in(schema))
+    return list(found.values())
 
 
 def _without_hidden(schema: pa.Schema, chosen: dict[str, Any]) -> pa.Schema:
@@ -356,13 +369,13 @@ def _without_hidden(schema: pa.Schema, chosen: dict[str, Any]) -> pa.Schema:
     return schema if chosen["hidden"] is None else schema.remove(schema.get_field_index(chosen["hidden"]))
 
 
-def _scores_in_csv(place: foreign.ScorePlace, score_column: str | None) -> list[str]:
+def _scores_in_csv(place: foreign.ScorePlace, record: dict[str, Any], score_column: str | None) -> list[str]:
     """The columns of the set's CSV files that are scores: those alone are read as numbers."""
     texts = [path for path in place.files if foreign.is_csv(path)]
     if not texts:
         return []
     names = list(dict.fromkeys(name for path in texts for name in header_of(path)))
-    return [score_column] if score_column is not None else _score_names(names, _valid_record(place.record))
+    return [score_column] if score_column is not None else _score_names(names, record)
 
 
 def _score_names(names: Sequence[str], record: dict[str, Any]) -> list[str]:
