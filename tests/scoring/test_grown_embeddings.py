@@ -11,6 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from beholder.scoreset.foreign import find_scores
+from beholder.scoring.check import check_result
+from beholder.scoring.status import status_of
 from oracles import score_jobs
 from oracles.program import python
 from oracles.result_bytes import check_same
@@ -96,6 +99,24 @@ def test_rows_of_vanished_files_can_be_kept(tmp_path: Path, small_head: Path, su
     back = run([a, c], out, small_head, vanished="keep")
     assert (back.num_read, back.num_new, back.num_kept) == (120, 40, 40)
     check([a], out, small_head, (40, 0, 0, 80))
+
+
+@pytest.mark.parametrize("suffix", ["", ".parquet"])
+def test_inputs_that_are_called_as_rows_of_vanished_ones(tmp_path: Path, small_head: Path, suffix: str) -> None:
+    folder, out = tmp_path / "in", tmp_path / f"out{suffix}"
+    folder.mkdir()
+    for name, start in (("e1", 0), ("e2", 10), ("zz-vanished-00000", 20), ("zz-vanished", 30)):
+        np.save(folder / f"{name}.npy", ROWS[start : start + 10])
+    run(folder, out, small_head, columns=())
+    assert (status_of(str(out)).state, check_result(str(out)).is_whole) == ("finished", True)
+    assert find_scores(str(out)).note == ""
+    expected = sorted(score_jobs.read_scores(out)["aesthetic_score"])
+    assert len(expected) == 39, "row 3 is rejected"
+    (folder / "e1.npy").unlink()
+    kept = run(folder, out, small_head, columns=(), vanished="keep")
+    assert (kept.num_read, kept.num_new, kept.num_kept) == (40, 0, 10)
+    assert sorted(score_jobs.read_scores(out)["aesthetic_score"]) == expected
+    assert (status_of(str(out)).state, check_result(str(out)).is_whole) == ("finished", True)
 
 
 @pytest.mark.soak

@@ -66,7 +66,7 @@ def test_ranges_by_hand() -> None:
     assert plan_rows(20, [2, 18], 4) == [(0, 2), (2, 18), (18, 20)]
 
 
-@given(st.lists(st.text(max_size=150), unique=True, max_size=8))
+@given(st.lists(st.text(max_size=150) | st.text(max_size=9).map("zz-vanished{}".format), unique=True, max_size=8))
 def test_shard_names_are_unique_and_safe(names: list[str]) -> None:
     stems = shard_names(names)
     assert len(stems) == len(names)
@@ -74,7 +74,7 @@ def test_shard_names_are_unique_and_safe(names: list[str]) -> None:
     assert shard_names(names) == stems
     for stem in stems:
         assert re.fullmatch(r"[\w.+=-]+", stem)
-        assert not stem.startswith(".")
+        assert not stem.startswith((".", "zz-vanished"))
         assert len(stem.encode()) <= 200, "file systems allow 255 bytes, and `-from-000000000000.parquet` comes after it"
 
 
@@ -88,6 +88,8 @@ def test_shard_names_by_hand() -> None:
     first, second = shard_names(["a.npy", "a.npz"])
     assert first == "a"
     assert re.fullmatch(r"a-[0-9a-f]{8}", second)
+    assert re.fullmatch("zz_vanished-00000-[0-9a-f]{8}", shard_names([".zz-vanished-00000.npy"])[0])
+    assert shard_names(["a-zz-vanished.npy", "zz-vanishe.npy"]) == ["a-zz-vanished", "zz-vanishe"]
     assert shard_names(["../../x.npy"])[0].startswith("_")
     assert "/" not in shard_names(["../../x.npy"])[0]
 

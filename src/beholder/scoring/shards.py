@@ -20,6 +20,8 @@ from beholder.scoreset.numbers import ScoreStats, unpacked
 
 _RANGE_NAME = re.compile(r"-from-\d+$")
 """How `shard_name` ends names of ranges; a part that is called so itself gets another name."""
+_NOT_KEPT_NAME = columns.KEPT_NAME.replace("-", "_")
+"""How names begin of parts that are called as shards of vanished inputs are."""
 _NAMED_FILES = re.compile(
     rf"(?:{columns.SCORES_FOLDER}|{columns.REJECTS_FOLDER}|{columns.INPUTS_FOLDER}|(?:{columns.EMBEDDINGS_FOLDER}/)?{columns.EMBEDDINGS_FOLDER})"
     r"/([\w.+=-]+)\.(?:parquet|csv)"
@@ -172,13 +174,18 @@ def _counts(value: Any, what: str) -> dict[str, int]:
 
 
 def shard_names(part_names: Sequence[str]) -> list[str]:
-    """One file stem per part, unique and safe: suffix dropped, `/` and odd characters replaced."""
+    """One file stem per part, unique and safe: suffix dropped, `/` and odd characters replaced.
+
+    None begins as the names of `kept_shard` do.
+    """
     stems, used = [], set()
     for name in part_names:
         stem = re.sub(r"\.(npy|npz|parquet|pq|csv|tar|tar\.gz|tgz|zip|txt)$", "", name, flags=re.IGNORECASE).removeprefix(
             "img_emb/"
         )
         safe = re.sub(r"[^\w.+=-]+", "_", stem.replace("/", "__")).strip(".") or "part"
+        if safe.startswith(columns.KEPT_NAME):
+            safe = _NOT_KEPT_NAME + safe.removeprefix(columns.KEPT_NAME)
         if safe != stem or len(safe.encode()) > 120 or safe in used or _RANGE_NAME.search(safe):
             safe = f"{safe.encode()[:100].decode(errors='ignore')}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
         used.add(safe)
