@@ -6,6 +6,9 @@ import os
 import socket
 from pathlib import Path
 
+MOST_PID = 1 << 31
+"""Numbers of processes are below it."""
+
 
 def this_machine() -> str:
     """Names this machine since it was started, and the processes that can be seen from here; "" where that is not known."""
@@ -32,6 +35,8 @@ def started(pid: int) -> int | None:
 
 def is_running(pid: int) -> bool:
     """Whether there is such a process on this machine."""
+    if not 0 < pid < MOST_PID:
+        return False
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

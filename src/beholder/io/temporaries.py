@@ -22,7 +22,7 @@ from pathlib import Path
 from beholder.io import processes
 
 PREFIX, SUFFIX = ".beholder-", ".tmp"
-_OWN_NAME = re.compile(rf"{re.escape(PREFIX)}(?P<machine>[0-9a-f]{{12}})-(?P<pid>[0-9]+)-[^/]*{re.escape(SUFFIX)}")
+_OWN_NAME = re.compile(rf"{re.escape(PREFIX)}(?P<machine>[0-9a-f]{{12}})-(?P<pid>[0-9]{{1,10}})-[^/]*{re.escape(SUFFIX)}")
 _ATTEMPTS = 5
 
 
@@ -34,8 +34,10 @@ def own_name() -> str:
 def is_of_the_dead(name: str) -> bool:
     """Whether the process of this machine that writes the temporary file of this name is gone; False where it may be there."""
     found = _OWN_NAME.fullmatch(name.rpartition("/")[2])
-    is_seen = found is not None and found["machine"] == _machine_digest() and processes.this_machine() != ""
-    return is_seen and found is not None and processes.started(int(found["pid"])) == 0
+    if found is None or found["machine"] != _machine_digest() or not processes.this_machine():
+        return False
+    pid = int(found["pid"])
+    return pid < processes.MOST_PID and processes.started(pid) == 0
 
 
 def _own_start() -> str:

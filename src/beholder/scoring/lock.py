@@ -47,7 +47,6 @@ _MOMENT_S = 0.05
 _MOST_BYTES = 1 << 14
 _held_here: set[str] = set()
 """Tokens of the locks that runs of this process hold."""
-_MOST_PID = 1 << 31
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ class Holder:
             made = cls(**{item.name: found[item.name] for item in fields(cls)})
             kinds = {"str": str, "int": int, "float": (int, float)}
             is_right = all(isinstance(getattr(made, item.name), kinds[str(item.type)]) for item in fields(cls))  # type: ignore[arg-type]
-            is_right = is_right and 0 <= made.pid < _MOST_PID and math.isfinite(made.interval_s)
+            is_right = is_right and 0 <= made.pid < processes.MOST_PID and math.isfinite(made.interval_s)
             is_right = is_right and datetime.fromisoformat(made.since).tzinfo is not None
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             return None
