@@ -230,6 +230,34 @@ def test_a_part_that_was_killed_keeps_nobody_out(tmp_path: Path, kind: Any) -> N
         assert [name for name in names(root) if name.startswith(".parts")] == []
 
 
+@pytest.mark.parametrize(
+    "name", [".lockdown.txt", ".lock/x", ".leases", ".lease-probe", ".lease-probe-me.txt", ".parts", ".parts.csv"]
+)
+def test_a_file_that_is_called_nearly_as_a_lock_is_somebody_elses(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("mine")
+    folder = RunFolder(tmp_path)
+    assert folder.holds_something()
+    with pytest.raises(OutputError, match="is not a beholder run"):
+        folder.record_or_nothing()
+    if name not in (".lock/x", ".parts"):
+        with folder.locked():
+            folder.remove_strays()
+    assert path.read_text() == "mine"
+
+
+def test_what_a_lease_of_an_earlier_version_left_goes(tmp_path: Path) -> None:
+    for name in (".lock", ".lease", ".parts/x", ".lease-probe-0123456789abcdef", ".beholder-x.tmp"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    folder = RunFolder(tmp_path)
+    assert not folder.holds_something()
+    with folder.locked(kind="flock"):
+        folder.remove_strays()
+        assert names(str(tmp_path)) == [".lease", ".lock"]
+
+
 def test_a_part_of_another_machine_is_known_by_its_lease(tmp_path: Path) -> None:
     root = tmp_path / "run"
     (root / ".parts").mkdir(parents=True)

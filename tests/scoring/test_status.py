@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -19,6 +20,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from beholder import InputError, OutputError
 from beholder.cli.status import status_lines
+from beholder.columns import EARLIER_FOLDER
 from beholder.io.places import listing
 from beholder.scoring import lock
 from beholder.scoring.check import check_result
@@ -174,6 +176,50 @@ def test_a_run_that_dies_once_its_result_is_whole_is_finished(rows: Path, place:
     assert died.returncode == 137, died.stderr
     found = status_of(out)
     assert (found.state, found.num_shards, found.num_rows) == ("stopped", 15, 300)
+
+
+@pytest.mark.parametrize("when", ["equal", "shards first", "shards last"])
+@pytest.mark.parametrize(
+    ("point", "state"),
+    [
+        ("result opened", "stopped"),
+        ("opened result set aside", "stopped"),
+        ("shard e2-from-000000000000 written", "stopped"),
+        ("result recorded", "finished"),
+    ],
+)
+def test_a_copy_of_a_grown_run_that_died(
+    rows: Path, tmp_path: Path, small_head: Path, point: str, state: str, when: str
+) -> None:
+    """Its files have other times than those that were written."""
+    out = tmp_path / "out.parquet"
+    score(job(rows, str(out), small_head))
+    np.save(rows / "e2.npy", np.random.default_rng(2).standard_normal((NUM_ROWS, 24)).astype(np.float32))
+    died = beholder(*command(job(rows, str(out), small_head)), env={**os.environ, "BEHOLDER_CRASH_AT": point})
+    assert died.returncode == 137, died.stderr
+    for path in (tmp_path / "out.parquet.partial").rglob("*"):
+        os.utime(path, (1e9 + {"equal": 0, "shards first": -9, "shards last": 9}[when],) * 2)
+    os.utime(f"{out}.beholder.json", (1e9, 1e9))
+    found = status_of(str(out))
+    assert (found.state, found.num_read) == (state, 300 if state == "finished" else found.num_read)
+    if point == "result opened" and when == "equal":  # it died just before
+        shutil.rmtree(tmp_path / "out.parquet.partial" / EARLIER_FOLDER)
+        assert status_of(str(out)).state == "stopped"
+
+
+def test_a_copy_of_a_run_that_kept_rows_and_died_once_its_result_was_whole(
+    rows: Path, tmp_path: Path, small_head: Path
+) -> None:
+    out = tmp_path / "out.parquet"
+    score(job(rows, str(out), small_head))
+    (rows / "e0.npy").unlink()
+    line = [*command(job(rows, str(out), small_head)), "--vanished", "keep"]
+    assert beholder(*line, env={**os.environ, "BEHOLDER_CRASH_AT": "result recorded"}).returncode == 137
+    os.utime(f"{out}.beholder.json", (1e9, 1e9))
+    assert (status_of(str(out)).state, status_of(str(out)).num_read) == ("finished", 200)
+    score(job(rows, str(tmp_path / "other.parquet"), small_head, columns=("*",)))
+    shutil.copy(tmp_path / "other.parquet.beholder.json", f"{out}.beholder.json")
+    assert status_of(str(out)).state == "stopped", "a result of other options"
 
 
 def test_parts_of_a_run_are_all_named(rows: Path, place: str, small_head: Path) -> None:

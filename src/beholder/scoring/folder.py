@@ -44,11 +44,14 @@ _BESIDE = f"{columns.EMBEDDINGS_FOLDER}/{STAMP_FILE}"
 """What a step writes once beside its shards' files: the stamp of embeddings that are kept beside scores."""
 _SET_ASIDE = re.compile(r"\d{5}")
 """Folders below `EARLIER_FOLDER`; the last one counts before the others. One without a record is not finished."""
+_SET_ASIDE_FILES = re.compile(rf"{EARLIER_FOLDER}/(?:{_SET_ASIDE.pattern}|new)/.*", re.DOTALL)
 _TEMPORARY = re.compile(r"(?:.*/)?\.beholder-[^/]*\.tmp")
 _STRAY_S = 600.0
 """A half-written file that has not been touched for so long is of a run that was killed."""
-_LOCKS = (lock.LOCK_FILE, lock.LEASE_FILE, lock.PARTS_FOLDER)
-"""How names of files begin that say who works in the folder."""
+_LOCKS = re.compile(rf"{re.escape(lock.LOCK_FILE)}|{re.escape(lock.LEASE_FILE)}|{re.escape(lock.PARTS_FOLDER)}/.+", re.DOTALL)
+"""Files that say who works in the folder."""
+_PROBE = re.compile(r"\.lease-probe-[0-9a-f]+")
+"""What earlier versions wrote to learn the time of a server, and left when they were killed."""
 
 
 class ShardWriter(Protocol):
@@ -557,7 +560,7 @@ class RunFolder:
 
         For whoever has the folder's lock.
         """
-        names = [name for name in self.names() if _TEMPORARY.fullmatch(name)]
+        names = [name for name in self.names() if _is_stray(name)]
         if self._is_alone:
             names += [name for name in self.names() if name.startswith(f"{lock.PARTS_FOLDER}/")]
         elif self.is_local:
@@ -669,8 +672,7 @@ class RunFolder:
 
     def remove_set_aside(self) -> None:
         """Remove what was set aside, and the folder it is in unless something else is there."""
-        own = re.compile(rf"{EARLIER_FOLDER}/(?:{_SET_ASIDE.pattern}|new)/.*", re.DOTALL)
-        names = [name for name in self.names() if own.fullmatch(name)]
+        names = [name for name in self.names() if is_set_aside(name)]
         records_last = sorted(names, key=lambda name: name.endswith(f"/{STAMP_FILE}"))
         self.remove(records_last)
         if self.is_local:
@@ -726,7 +728,17 @@ def _is_marker(name: str) -> bool:
 
 def _is_passing(name: str) -> bool:
     """Whether a name in a run's folder is one that stands there only while a run works, or was killed."""
-    return name.startswith(_LOCKS) or bool(_TEMPORARY.fullmatch(name))
+    return bool(_LOCKS.fullmatch(name)) or _is_stray(name)
+
+
+def _is_stray(name: str) -> bool:
+    """Whether a name is one of a file that is being written, or was when its run was killed."""
+    return bool(_TEMPORARY.fullmatch(name) or _PROBE.fullmatch(name))
+
+
+def is_set_aside(name: str) -> bool:
+    """Whether a name in a run's folder is one of a file that is set aside until a run has used it."""
+    return _SET_ASIDE_FILES.fullmatch(name) is not None
 
 
 def is_own_file(name: str) -> bool:

@@ -18,11 +18,12 @@ from beholder.columns import in_order
 from beholder.errors import InputError
 from beholder.io import places, storage
 from beholder.io.records import DamagedRecordError
-from beholder.scoring.folder import marker_of
+from beholder.scoring.folder import is_set_aside, marker_of
 from beholder.scoring.lock import Holder, holders
 from beholder.scoring.output import EMBEDDINGS, SCORES, RunOutput, output_of
+from beholder.scoring.reopen import FinishedResult
 from beholder.scoring.run import planned_of
-from beholder.scoring.shards import ShardResult
+from beholder.scoring.shards import ShardResult, difference
 
 RATE_OF_LAST_S = 300.0
 """The rate is that of so many seconds, or of more where shards take long."""
@@ -130,7 +131,7 @@ def status_of(output: str) -> RunStatus:
     if num_damaged and folder.read_record() is None:
         return _joined(out, {})
     at_work = [holder for holder, is_there in who if is_there]
-    if not at_work and _is_joined_since(out, times):
+    if not at_work and _is_joined_since(out, record, times):
         return _joined(out, {})
     num_shards, num_rows = planned_of(record)
     num_done = sum(not one.is_kept for one in done)
@@ -167,11 +168,32 @@ class _Done:
     is_kept: bool
 
 
-def _is_joined_since(out: RunOutput, times: Mapping[str, float | None]) -> bool:
-    """Whether the shards of a folder were joined to one file since: a run was killed while it removed them."""
-    joined = places.modified(out.sidecar) if out.is_separate and out.read_sidecar() is not None else None
+def _is_joined_since(out: RunOutput, record: Mapping[str, Any], times: Mapping[str, float | None]) -> bool:
+    """Whether the shards of a folder were joined to one file since: a run was killed while it removed them.
+
+    It is so where the finished result has these options and as many rows as are planned. Where these are not known, times tell:
+    all of it is older than the result's record. A copy has other times, so they count for nothing where rows are known.
+
+    Args:
+        out: the output.
+        record: of its folder; one that a run which opens a finished result wrote plans nothing yet.
+        times: when each file of the folder was written.
+    """
+    if not out.is_separate or any(map(is_set_aside, times)):  # (what is set aside goes before the result is made)
+        return False
+    finished = FinishedResult(out)
+    if finished.record is None or difference(finished.record["options"], record.get("options") or {}) is not None:
+        return False
+    _, num_rows = planned_of(record)
+    if num_rows is not None:
+        result = finished.record["result"]
+        num_read = result.get("num_read") if isinstance(result, Mapping) else None
+        return isinstance(num_read, int) and num_read - finished.num_kept == num_rows
+    joined = places.modified(out.sidecar)
     written = [when for name, when in times.items() if not name.startswith(".")]  # (not its lock)
-    return joined is not None and all(when is not None and when <= joined for when in written)
+    if joined is None or not all(when is not None and when <= joined for when in written):
+        return False
+    return columns.PLANNED in record or joined not in written
 
 
 def _joined(out: RunOutput, record: Mapping[str, Any]) -> RunStatus:
