@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from beholder.scoring.check import check_result, is_result
+from beholder.scoring.check import check_result, is_result, scores_beside
 from beholder.scoring.folder import RunFolder
 from beholder.scoring.options import ScoreOptions
 from beholder.scoring.score import embed, score
@@ -224,6 +224,25 @@ def test_pictures_kept_embeddings_and_what_is_told_apart(tmp_path: Path, small_t
     gone = beholder("verify", str(out))
     assert gone.returncode == 1
     assert f"missing  {out}/beholder.json: the record of the run is gone" in gone.stdout
+
+
+@pytest.mark.parametrize("suffix", ["", ".parquet"])
+def test_kept_embeddings_are_checked_with_their_scores(
+    tmp_path: Path, small_tower: Path, plain_head: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / f"out{suffix}"
+    score(score_options(some_pictures(tmp_path / "photos"), out, small_tower, plain_head, keep_embeddings=True))
+    kept = tmp_path / (f"{out.name}.embeddings" if suffix else "out/embeddings")
+    for named in (str(kept), f"{kept}/"):
+        refused = beholder("verify", named)
+        assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (1, "", 1)
+        told = f"{named} holds embeddings that were kept beside scores and are checked with them: beholder verify {out}"
+        assert told in refused.stderr
+    monkeypatch.chdir(kept.parent)
+    assert scores_beside(kept.name) == (out.name if suffix else ".")
+    shutil.copytree(kept, tmp_path / "alone")
+    assert scores_beside(str(tmp_path / "alone")) == out.name
+    assert [scores_beside(str(path)) for path in (out, tmp_path / "photos", tmp_path / "nothing")] == [None] * 3
 
 
 @pytest.mark.slow

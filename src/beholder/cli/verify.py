@@ -30,12 +30,16 @@ EXAMPLES = """Examples:\n
 
 def run(options: VerifyOptions, *, as_json: bool) -> None:
     """Compare and show."""
-    from beholder.scoring.check import is_result
+    from beholder.scoring.check import is_result, scores_beside
 
     results = [source for source in options.sources if is_result(source)]
     if options.golden:
         _golden(options, as_json=as_json)
     elif not results:
+        for source in options.sources:
+            if (scores := scores_beside(source)) is not None:
+                held = f"{source} holds embeddings that were kept beside scores and are checked with them"
+                raise InputError(f"{held}: beholder verify {scores}")
         _drift(options, as_json=as_json)
     elif len(options.sources) > 1:
         raise InputError(f"{results[0]} is what a run wrote, which is checked alone: name it alone, or only pictures")

@@ -167,6 +167,25 @@ def is_result(path: str) -> bool:
     return storage.is_folder(done) and any(is_own_file(f"{columns.DONE_FOLDER}/{name}") for name in places.listing(done))
 
 
+def scores_beside(path: str) -> str | None:
+    """The scores beside which the embeddings in a folder were kept, which are checked with them; None for any other path.
+
+    A path or URL where the scores are there, else their name. Raises InputError: it cannot be looked at.
+    """
+    folder = path.rstrip("/")
+    if locations.is_web(path) or storage.is_glob(path) or not storage.is_folder(folder):
+        return None
+    try:
+        stamp = records.parse(places.read_all(f"{folder}/{columns.STAMP_FILE}") or b"")
+    except DamagedRecordError:
+        return None
+    if stamp.get("format") != EMBEDDINGS.format or columns.KEPT_BESIDE not in stamp:
+        return None
+    above, _, last = folder.rpartition("/")
+    place = above or "." if last == columns.EMBEDDINGS_FOLDER else folder.removesuffix(f".{columns.EMBEDDINGS_FOLDER}")
+    return place if place != folder and is_result(place) else str(stamp[columns.KEPT_BESIDE])
+
+
 def _is_ours(data: bytes | None) -> bool:
     """Whether a record, damaged or not, is one of a run, not a stamp that somebody has written by hand."""
     if data is None or not records.looks_ours(data):
