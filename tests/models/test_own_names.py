@@ -65,3 +65,47 @@ def test_names_that_cannot_be_given(file: Path, name: str, words: str) -> None:
     )
     assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (1, "", 1)
     assert words in refused.stderr
+
+
+def with_record(file: Path, **more: object) -> dict[str, object]:
+    """The record of a trained head beside its file."""
+    record = {"beholder": "0", "name": "mine", "sha256": load_head(file).sha256, "trained_on": {"num_pictures": 3}, **more}
+    file.with_suffix(".json").write_text(json.dumps(record))
+    return record
+
+
+def test_the_record_of_its_training_goes_along(file: Path, tmp_path: Path) -> None:
+    record = with_record(file)
+    path = Path(beholder("models", "add", str(file), "--name", "taste").stdout.split()[1])
+    kept = path.with_suffix(".json")
+    assert json.loads(kept.read_text()) == {**record, "name": "taste", "sha256": load_head("taste").sha256}
+    assert beholder("models", "save", str(file), str(tmp_path / "copy.safetensors"), "--name", "c").returncode == 0
+    copied = json.loads((tmp_path / "copy.json").read_text())
+    assert copied == {**record, "name": "c", "sha256": load_head(tmp_path / "copy.safetensors").sha256}
+    assert beholder("models", "save", "taste", str(tmp_path / "again.safetensors")).returncode == 0
+    assert (tmp_path / "again.json").exists()
+    assert beholder("models", "export", str(tmp_path / "usb"), str(file)).returncode == 0
+    exported = json.loads((tmp_path / "usb" / "mine.json").read_text())
+    assert exported["sha256"] == load_head(tmp_path / "usb" / "mine.safetensors").sha256
+    assert beholder("models", "remove", "taste").returncode == 0
+    assert not kept.exists()
+
+
+def test_a_record_of_another_head_does_not_go_along_and_none_stays(file: Path, tmp_path: Path) -> None:
+    with_record(file)
+    path = Path(beholder("models", "add", str(file)).stdout.split()[1])
+    save_head(Head.affine(np.ones(8), 2.0, name="mine"), file)  # the record beside it is of the head that was there
+    assert beholder("models", "add", str(file), "--overwrite").returncode == 0
+    assert not path.with_suffix(".json").exists()
+    assert beholder("models", "save", str(file), str(tmp_path / "copy.safetensors")).returncode == 0
+    assert not (tmp_path / "copy.json").exists()
+
+
+def test_no_record_is_replaced_by_one_that_goes_along(file: Path, tmp_path: Path) -> None:
+    with_record(file)
+    (tmp_path / "copy.json").write_text("{}")
+    done = beholder("models", "save", str(file), str(tmp_path / "copy.safetensors"))
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "copy.json is there already" in done.stderr
+    assert not (tmp_path / "copy.safetensors").exists()
+    assert (tmp_path / "copy.json").read_text() == "{}"

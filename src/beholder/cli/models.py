@@ -122,6 +122,7 @@ def save(
     from dataclasses import replace
 
     from beholder.errors import InputError
+    from beholder.models.head_record import record_to_carry
     from beholder.models.heads import load_head
     from beholder.models.onnx_file import SUFFIX, save_onnx
     from beholder.models.published_files import PUBLISHED_LAYOUTS, SUFFIXES, save_published
@@ -137,7 +138,8 @@ def save(
     elif out.endswith(SUFFIX):
         digest = save_onnx(replace(head, name=name or head.name, licence=licence or head.licence), out)
     else:
-        digest = save_anew(replace(head, name=name or head.name, licence=licence or head.licence), out)
+        named = replace(head, name=name or head.name, licence=licence or head.licence)
+        digest = save_anew(named, out, record_to_carry(head, file))
     typer.echo(f"{out}  {digest}")
 
 
@@ -152,6 +154,7 @@ def add(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the head of this name.")] = False,
 ) -> None:
     """Give a head of your own a name: --head NAME finds it from any folder. It is copied, and stays until it is removed."""
+    from beholder.models.head_record import record_to_carry
     from beholder.models.heads import load_head
     from beholder.models.store import add_own, own_name
     from beholder.scoreset.head_key import HeadKey
@@ -159,7 +162,7 @@ def add(
 
     head = load_head(file)
     chosen = name or own_name(head)
-    path = add_own(head, chosen, overwrite=overwrite)
+    path = add_own(head, chosen, record=record_to_carry(head, file), overwrite=overwrite)
     typer.echo(f"{chosen}  {path}")
     of_file = HeadKey.of_record(head.describe()) if "://" in file else head_named(file)
     if of_file is not None:
@@ -254,6 +257,7 @@ def export(
     A file of your own counts as a NAME; it is written in beholder's format, and its name without ending is known there.
     """
     from beholder.models.catalog import TowerEntry, find
+    from beholder.models.head_record import record_to_carry
     from beholder.models.heads import load_head
     from beholder.models.store import entries_named, tower_named
     from beholder.models.store import export as export_models
@@ -262,7 +266,8 @@ def export(
     files = [name for name in given if Path(name).expanduser().is_file() and find(name) is None and tower_named(name) is None]
     named = [name for name in given if name not in files]
     entries = entries_named(named) if named or not given else []
-    own = [load_head(file, offline=offline or None) for file in files]
+    loaded = [(file, load_head(file, offline=offline or None)) for file in files]
+    own = [(head, record_to_carry(head, file)) for file, head in loaded]
     manifest = export_models(folder, entries, own=own, offline=offline or None)
     if as_json:
         _print_json(manifest)

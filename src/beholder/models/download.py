@@ -133,6 +133,12 @@ def locate_own(name: str) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
+def own_file(name: str) -> Path | None:
+    """The local file that a path means, or the name of a head of one's own (`locate_own`); None where it means none."""
+    path = locations.local_path(name) if locations.is_local(name) else None
+    return path if path is not None and path.is_file() else locate_own(name)
+
+
 def verify(path: Path, entry: PublishedFile, *, again: bool = False) -> None:
     """Raise HeadError, naming both sha256, unless the file is the published one.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,7 @@ from beholder.models import catalog, download, towers
 from beholder.models.backbones import SHAPES
 from beholder.models.catalog import HEADS, TOWERS, HeadEntry, TowerEntry
 from beholder.models.head_layouts import read_head_file
+from beholder.models.head_record import check_no_record, record_path, write_record
 from beholder.models.heads import Head, kept_conversion, load_head, save_head
 from beholder.models.published import published_shares
 from beholder.models.tower_layouts import open_tower_file
@@ -152,17 +153,25 @@ def entry_record(entry: Entry) -> dict[str, Any]:
     return record | {"here": here, "published_share_at_least": shares}
 
 
-def save_anew(head: Head, path: str) -> str:
-    """Write a head in beholder's own format where nothing is yet; its sha256. Raises OutputError."""
+def save_anew(head: Head, path: str, record: Mapping[str, Any] | None = None) -> str:
+    """Write a head in beholder's own format where nothing is yet, with the record of its training where it has one.
+
+    Returns its sha256. Raises OutputError.
+    """
     if not path.endswith(".safetensors"):
         raise OutputError(f"{path}: a head is written as .safetensors, or as .pth for other programs; name such a file")
     if storage.exists(path):
         raise OutputError(f"{path} is there already; remove it, or choose another name")
-    return save_head(head, path)
+    if record is None:
+        return save_head(head, path)
+    check_no_record(path)
+    digest = save_head(head, path)
+    write_record(record, head, path, digest)
+    return digest
 
 
-def add_own(head: Head, name: str, *, overwrite: bool = False) -> Path:
-    """Keep a head of one's own under a name, by which it is known from then on; where it is kept.
+def add_own(head: Head, name: str, *, record: Mapping[str, Any] | None = None, overwrite: bool = False) -> Path:
+    """Keep a head of one's own under a name, by which it is known from then on, with the record of its training; where.
 
     Raises HeadError for a name that is another model's or cannot be one, OutputError for one that is given already.
     """
@@ -174,7 +183,11 @@ def add_own(head: Head, name: str, *, overwrite: bool = False) -> Path:
     if path.exists() and not overwrite:
         raise OutputError(f"there is a head {name} already ({path}); use --overwrite to replace it, or another --name")
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_head(replace(head, name=name), path)
+    named = replace(head, name=name)
+    digest = save_head(named, path)
+    Path(record_path(str(path))).unlink(missing_ok=True)
+    if record is not None:
+        write_record(record, named, str(path), digest)
     return path
 
 
@@ -184,11 +197,12 @@ def own_heads() -> list[Path]:
 
 
 def remove_own(name: str) -> Path | None:
-    """Delete a head that `add_own` keeps; what is gone, None where there is none of this name."""
+    """Delete a head that `add_own` keeps, and its record; the head's file that is gone, None where none has this name."""
     path = download.own_heads_folder() / f"{name}.safetensors"
     if "/" in name or not path.is_file():
         return None
     path.unlink()
+    Path(record_path(str(path))).unlink(missing_ok=True)
     return path
 
 
@@ -197,11 +211,18 @@ def own_name(head: Head) -> str:
     return re.sub(r"[^\w.+-]+", "-", head.name).strip(".-") or "head"
 
 
-def export(folder: str, entries: Sequence[Entry], *, own: Sequence[Head] = (), offline: bool | None = None) -> dict[str, Any]:
+def export(
+    folder: str,
+    entries: Sequence[Entry],
+    *,
+    own: Sequence[tuple[Head, Mapping[str, Any] | None]] = (),
+    offline: bool | None = None,
+) -> dict[str, Any]:
     """Copy verified files and a manifest into `folder`, for `BEHOLDER_MODELS=folder` on a machine without a network.
 
     What is not here is downloaded first; files of an earlier export are replaced, somebody else's are not. Heads of one's own
-    are written in beholder's format as `<name>.safetensors`; that name is what `load_head` knows them by.
+    are written in beholder's format as `<name>.safetensors`, with the record of their training where they have one; that name
+    is what `load_head` knows them by.
     Returns the manifest. Raises HeadError and OutputError.
     """
     for entry in entries:
@@ -209,19 +230,22 @@ def export(folder: str, entries: Sequence[Entry], *, own: Sequence[Head] = (), o
             raise HeadError(
                 f"{entry.name} cannot be exported: its sha256 is not known; export {entry.twin}, the original, instead"
             )
-    own_files = {f"{own_name(head)}.safetensors": head for head in own}
+    own_files = {f"{own_name(head)}.safetensors": (head, record) for head, record in own}
     if len(own_files) < len(own):
         raise HeadError(
             "two heads to export have the same name; give one another with: beholder models save FILE OUT --name NAME"
         )
     place = folder.rstrip("/")
-    _check_target(place, entries, list(own_files))
+    with_records = [record_path(file) for file, (_, record) in own_files.items() if record is not None]
+    _check_target(place, entries, [*own_files, *with_records])
     records: list[dict[str, Any]] = []
     if not storage.exists(f"{place}/{MANIFEST_FILE}"):
         _write_manifest(place, records)  # so that files of an export that breaks off are known as ours
     records += [_exported(place, entry, offline) for entry in entries if isinstance(entry, HeadEntry)]
-    for file, head in own_files.items():
+    for file, (head, record) in own_files.items():
         digest, size = save_head(head, f"{place}/{file}"), storage.size(f"{place}/{file}")
+        if record is not None:
+            write_record(record, head, f"{place}/{file}", digest)
         records.append(_manifest_record(own_name(head), file, digest, size, head.licence, head.backbone, head.source))
     records += [_exported(place, entry, offline) for entry in entries if isinstance(entry, TowerEntry)]
     return _write_manifest(place, records)

@@ -60,8 +60,7 @@ def head_named(name: str) -> HeadKey:
         return found
     found = HeadKey.of_record(load_head(name, offline=True).describe())
     assert found is not None
-    path = locations.local_path(name) if locations.is_local(name) else None
-    own = path if path is not None and path.is_file() else download.locate_own(name)
+    own = download.own_file(name)
     return replace(found, place=str(own)) if own is not None else found
 
 
