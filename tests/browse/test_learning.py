@@ -150,7 +150,7 @@ def test_the_order_is_the_saved_heads_and_foretells_the_taste(ask: Ask, made: Ta
     record = json.loads((tmp_path / "m.taste.json").read_text(encoding="utf-8"))
     assert (record["learned_in"], record["start_from"], record["rows"]["num_used"]) == ("beholder browse", "public", 120)
     assert record["sha256"] == head.sha256
-    known = trained_on(saved, head.sha256)
+    known = trained_on(saved, (head.sha256,))
     assert known is not None
     assert known.holds(hashed([f"pictures/{row:05d}.jpg" for row in range(N)])).tolist() == [row < 120 for row in range(N)]
     card = (tmp_path / "m.taste.md").read_text(encoding="utf-8")

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from beholder.scoreset.score_set import ScoreSet
     from beholder.scoreset.vectors import Vectors
     from beholder.train.taste import Taste, Unseen
+    from beholder.train.trained_on import TrainedOn
 
 TITLE = "my taste"
 _COLUMN = "my_taste"
@@ -63,7 +64,7 @@ class Learned:
         backbone: the tower of the embeddings.
         note: why it started from no head; None: it did start from one.
         version: of the marks that it was learned from.
-        samples: names of the pictures that it was learned from.
+        trained_on: the pictures that it was learned from.
         odds: (K,) float32 scores of the embeddings.
         num_unusable: marked pictures without an embedding.
         seconds: from the request to the new order.
@@ -75,7 +76,7 @@ class Learned:
     backbone: str | None
     note: str | None
     version: int
-    samples: Sequence[str]
+    trained_on: TrainedOn
     odds: npt.NDArray[np.float32]
     num_unusable: int
     seconds: float
@@ -240,7 +241,9 @@ class Learner:
             check_marks(len(marks.marked(Mark.KEEP)), len(marks.marked(Mark.DROP)))
 
     def _learn(self, vectors: Vectors, public: str, started: float) -> Learned:
+        from beholder.train.sketches import sketched
         from beholder.train.taste import check_marks, learn_taste, scores_of_all
+        from beholder.train.trained_on import TrainedOn
 
         session = self._session
         version, marks = session.marks.version, session.marks.state.copy()
@@ -276,7 +279,10 @@ class Learner:
             backbone=vectors.backbone,
             note=note,
             version=version,
-            samples=samples,
+            trained_on=TrainedOn.of(
+                samples,
+                sketched=sketched(len(rows), np.arange(len(rows)), vectors.matrix[:, : vectors.dim], places, vectors.backbone),
+            ),
             odds=found,
             num_unusable=num_unusable,
             seconds=time.perf_counter() - started,
@@ -329,7 +335,7 @@ class Learner:
         """Write the learned head with its card and record, beside the marks; returns `state`. Raises BeholderError."""
         from beholder import __version__
         from beholder.train.card import HeadFiles
-        from beholder.train.trained_on import KEY, TrainedOn
+        from beholder.train.trained_on import KEY
 
         with self._alone():
             learned = self._learned
@@ -344,7 +350,7 @@ class Learner:
                 "beholder": __version__,
                 "learned_in": "beholder browse",
                 **learned.taste.record(name, learned.backbone, before_name=learned.public),
-                KEY: TrainedOn.of(learned.samples).to_json(),
+                KEY: learned.trained_on.to_json(),
                 "ratings": {
                     "file": str(self._session.marks.path),
                     "public_name": None,

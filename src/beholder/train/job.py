@@ -23,6 +23,7 @@ from beholder.train.rated import Labels, labels_of, names_at, rated_pairs, rated
 from beholder.train.ratings.match import Matched, match_ratings
 from beholder.train.ratings.ratings import Ratings
 from beholder.train.ratings.read import read_ratings
+from beholder.train.sketches import sketched
 from beholder.train.source import EmbeddingSource, open_source
 from beholder.train.threads import at_most
 from beholder.train.trained_on import KEY, TrainedOn
@@ -110,11 +111,13 @@ def _train(options: TrainJobOptions) -> TrainRun:
                 rows = rated_rows(ratings, matched.places, rated.names, groups=groups, balance=balance)
                 trained = train_head(rated.matrix, rows, how)
                 tested = trained.tested
+        fitted = trained.fitted
+        sketches = sketched(len(fitted), np.arange(len(fitted)), rated.matrix, fitted, backbone)
     names = names_at(ratings, matched.places[tested])
-    fitted = trained.fitted
     known = TrainedOn.of(
         [rated.names[row] for row in fitted.tolist()],
         () if ratings.is_by_row else names_at(ratings, matched.places[fitted]),
+        sketches,
     )
     record = {**_record(options, ratings, matched, source, trained.record), "test_samples": names, KEY: known.to_json()}
     head = replace(trained.head, licence=options.licence, source=None)

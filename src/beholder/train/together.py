@@ -16,6 +16,7 @@ from beholder.train.folds import joined_groups, near_pairs
 from beholder.train.rated import FOLDER, Labels
 from beholder.train.ratings.findings import number_of
 from beholder.train.rows import Rows, usable_rows
+from beholder.train.sketches import Sketched, sketched
 from beholder.train.source import EmbeddingSource
 
 
@@ -34,13 +35,21 @@ class Near:
         return Near(pairs=pairs[(pairs >= 0).all(axis=1)], is_embedded=self.is_embedded[kept])
 
 
-def near_among(source: EmbeddingSource, samples: Sequence[str], similarity: float) -> Near:
-    """Near-duplicates among N pictures that are called in a set of embeddings as here.
+@dataclass(frozen=True, kw_only=True)
+class Embedded:
+    """What the embeddings of N pictures say: near-duplicates, and sketches of each; None: there are no embeddings."""
+
+    near: Near | None = None
+    sketched: Sketched | None = None
+
+
+def embedded_among(source: EmbeddingSource, samples: Sequence[str], similarity: float) -> Embedded:
+    """What is known of N pictures that are called in a set of embeddings as here.
 
     Args:
         source: the embeddings; of rows that share a name the first is taken.
         samples: N names, each once.
-        similarity: the cosine from which two pictures are near-duplicates.
+        similarity: the cosine from which two pictures are near-duplicates; 0: these are not looked for.
     """
     row_of = np.full(len(samples), -1, np.int64)
     wanted, first = pa.array(samples, pa.large_string()), 0
@@ -56,10 +65,13 @@ def near_among(source: EmbeddingSource, samples: Sequence[str], similarity: floa
         at = found_at[np.argsort(row_of[found_at], kind="stable")]
         matrix = source.read(row_of[at], Path(scratch)).matrix
         usable, _ = usable_rows(matrix, np.zeros(len(matrix)))
+        sketches = sketched(len(samples), at[usable], matrix, usable, source.backbone)
+        if not similarity:
+            return Embedded(sketched=sketches)
         pairs = at[usable][near_pairs(matrix[usable], similarity)]
     is_embedded = np.zeros(len(samples), np.bool_)
     is_embedded[at[usable]] = True
-    return Near(pairs=pairs, is_embedded=is_embedded)
+    return Embedded(near=Near(pairs=pairs, is_embedded=is_embedded), sketched=sketches)
 
 
 def together(

@@ -4,54 +4,115 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from beholder.errors import BeholderError
-from beholder.io import locations, storage
-from beholder.io.records import json_value
+from beholder.io import locations
+from beholder.models import catalog, download
+from beholder.models.head_record import record_of
+from beholder.scoreset.head_key import HeadKey
+from beholder.scoreset.kept_scales import head_named
 from beholder.train.folds import list_sha256
 from beholder.train.ratings.match import Matched
 from beholder.train.ratings.ratings import Ratings
+from beholder.train.sketches import Sketched, is_among
 
 MOST = 100_000
-"""Hashes that are kept, the smallest: 8 bytes each, as base64 about 1.1 MB."""
+"""Hashes that are kept, the smallest: 8 bytes each, as base64 about 1.1 MB; and as many sketches."""
 KEY = "trained_on"
 """Where it stands in the record of a head."""
-_MOST_RECORD = 1 << 28
 _HASH = np.dtype(">u8")
+_PLACE = re.compile(r"#[0-9]+\Z")
+"""What ends a name that is a place in a file: `e.npy#5` is another picture in another file of that name."""
+
+Hashes = npt.NDArray[np.uint64]
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """By what N pictures are known.
+
+    Attributes:
+        hashes: (N, W) uint64 of the W names of each (`hashed`).
+        is_place: (N, W) whether the name is a place in a file.
+        sketched: of their embeddings; None: there are none.
+    """
+
+    hashes: Hashes
+    is_place: Mask
+    sketched: Sketched | None = None
+
+    @classmethod
+    def named(cls, *names: Sequence[str]) -> Pictures:
+        """N pictures by W lists of their names."""
+        places = [np.array([_PLACE.search(name) is not None for name in some], np.bool_) for some in names]
+        return cls(hashes=np.stack([hashed(some) for some in names], axis=1), is_place=np.stack(places, axis=1))
+
+    def at(self, rows: npt.NDArray[np.int64]) -> Pictures:
+        """Some of them."""
+        some = None if self.sketched is None else self.sketched.at(rows)
+        return Pictures(hashes=self.hashes[rows], is_place=self.is_place[rows], sketched=some)
+
+    def with_sketches(self, sketched: Sketched | None) -> Pictures:
+        """The same ones with sketches of their embeddings."""
+        return replace(self, sketched=sketched)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptSketches:
+    """Sketches of the embeddings that a head was fitted to.
+
+    Attributes:
+        sketches: (K,) uint64, ascending.
+        dim, backbone: of the embeddings.
+    """
+
+    sketches: Hashes
+    dim: int
+    backbone: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedOn:
-    """Names of the pictures that a head was fitted to, as hashes.
+    """By what the pictures are known that a head was fitted to.
 
     Attributes:
         num_pictures: pictures.
         samples_sha256: of the list of their names (`folds.list_sha256`).
         hashes: (H,) uint64, ascending: the first 8 bytes, big-endian, of the SHA-256 of each name; a picture has one by each
             list that names it (the ratings', the embeddings').
-        is_whole: whether all hashes are there; else they are the smallest ones.
+        is_whole: whether all hashes and sketches are there; else they are the smallest ones.
+        kept: sketches of their embeddings; None in records of earlier versions.
     """
 
     num_pictures: int
     samples_sha256: str
-    hashes: npt.NDArray[np.uint64]
+    hashes: Hashes
     is_whole: bool
+    kept: KeptSketches | None = None
 
     @classmethod
-    def of(cls, names: Sequence[str], more: Iterable[str] = ()) -> TrainedOn:
-        """From the names of pictures, and names that others have for the same ones."""
-        both = np.unique(np.concatenate([hashed(names), hashed(list(more))]))
+    def of(cls, names: Sequence[str], more: Iterable[str] = (), sketched: Sketched | None = None) -> TrainedOn:
+        """From the names of pictures, names that others have for the same ones, and their embeddings."""
+        both, kept, num_sketches = np.unique(np.concatenate([hashed(names), hashed(list(more))])), None, 0
+        if sketched is not None:
+            sketches = np.unique(sketched.sketches[sketched.has_one])
+            num_sketches = len(sketches)
+            kept = KeptSketches(sketches=sketches[:MOST], dim=sketched.dim, backbone=sketched.backbone)
         return cls(
             num_pictures=len(names),
             samples_sha256=list_sha256(names),
             hashes=both[:MOST],
-            is_whole=len(both) <= MOST,
+            is_whole=max(len(both), num_sketches) <= MOST,
+            kept=kept,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -59,81 +120,197 @@ class TrainedOn:
         return {
             "num_pictures": self.num_pictures,
             "samples_sha256": self.samples_sha256,
-            "hashes": base64.b64encode(self.hashes.astype(_HASH).tobytes()).decode(),
+            "hashes": _as_text(self.hashes),
             "is_whole": self.is_whole,
-        }
+        } | (
+            {}
+            if self.kept is None
+            else {"sketches": _as_text(self.kept.sketches), "dim": self.kept.dim, "backbone": self.kept.backbone}
+        )
 
-    def holds(self, hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
-        """(N,) which hashes of names are among those that are known."""
+    def holds(self, hashes: Hashes) -> Mask:
+        """Which hashes of names are among those that are known; of the same shape."""
         return np.isin(hashes, self.hashes)
 
-    def share(self, hashes: npt.NDArray[np.uint64]) -> float:
-        """The share of pictures with these hashes, (N, W) by W names each, that it was trained on.
+    def seen(self, pictures: Pictures) -> Mask:
+        """(N,) which pictures it was trained on, as far as that is known.
 
-        Counted; where the smallest hashes alone are known, of the pictures with hashes as small, by the name that finds more.
+        By their embeddings, in whatever file, and by their names; a name that is a place in a file counts only where the
+        embeddings cannot tell.
         """
-        if not len(hashes) or not self.hashes.size:
+        named = self.holds(pictures.hashes) & ~self._is_doubted(pictures)
+        return np.asarray(named.any(axis=1) | self._is_sketched(pictures))
+
+    def by_place(self, pictures: Pictures) -> Mask:
+        """(N,) which of those `seen` are known by names alone that are places in a file."""
+        sure = self.holds(pictures.hashes) & ~pictures.is_place
+        return self.seen(pictures) & ~sure.any(axis=1) & ~self._is_sketched(pictures)
+
+    def share(self, pictures: Pictures) -> float:
+        """The share of the pictures that it was trained on.
+
+        Counted; where the smallest hashes alone are known, of the pictures with hashes as small, by the name that finds more,
+        or by the embeddings where they do.
+        """
+        if not len(pictures.hashes) or not self.hashes.size:
             return 0.0
         if self.is_whole:
-            return float(self.holds(hashes).any(axis=1).mean())
-        tellable = hashes <= self.hashes[-1]
-        found = (self.holds(hashes) & tellable).sum(axis=0) / np.maximum(tellable.sum(axis=0), 1)
-        return float(found.max())
+            return float(self.seen(pictures).mean())
+        shares = _shares(self.holds(pictures.hashes) & ~self._is_doubted(pictures), pictures.hashes <= self.hashes[-1])
+        if self.kept is not None and self.kept.sketches.size and pictures.sketched is not None:
+            small = self._can_tell(pictures) & (pictures.sketched.sketches <= self.kept.sketches[-1])
+            shares = np.append(shares, _shares(self._is_sketched(pictures)[:, None], small[:, None]))
+        return float(shares.max())
+
+    def _can_tell(self, pictures: Pictures) -> Mask:
+        """(N,) of which pictures embeddings are known that may be compared with those of the training."""
+        kept, asked = self.kept, pictures.sketched
+        if kept is None or asked is None or not asked.is_of(kept.dim, kept.backbone):
+            return np.zeros(len(pictures.hashes), np.bool_)
+        return asked.has_one
+
+    def _is_doubted(self, pictures: Pictures) -> Mask:
+        """(N, W) names that are places in a file, of pictures whose embeddings tell."""
+        return pictures.is_place & self._can_tell(pictures)[:, np.newaxis]
+
+    def _is_sketched(self, pictures: Pictures) -> Mask:
+        """(N,) pictures whose embeddings are among those of the training."""
+        can_tell = self._can_tell(pictures)
+        found = np.zeros(len(can_tell), np.bool_)
+        if self.kept is not None and pictures.sketched is not None and can_tell.any():
+            found[can_tell] = is_among(pictures.sketched.sketches[can_tell], self.kept.sketches)
+        return found
 
 
-def hashed(names: Sequence[str]) -> npt.NDArray[np.uint64]:
+def said_by_place(name: str, known: TrainedOn, pictures: Pictures, way: str) -> str | None:
+    """A line about pictures that a head was trained on by names alone that are places in a file; None where there are none.
+
+    Args:
+        name: the head's.
+        known: what its record says.
+        pictures: those that are asked about.
+        way: how embeddings of them are named to this command.
+    """
+    count = int(np.count_nonzero(known.by_place(pictures)))
+    if not count:
+        return None
+    if known.kept is None:
+        way = f"train {name} again, since its record is of an earlier version that kept no sketches of embeddings, and {way}"
+    return (
+        f"{count:,} of {len(pictures.hashes):,} pictures count as those that {name} was trained on by their names alone, which "
+        f"are places in a file, and other pictures in another file of that name; to tell by their embeddings, {way}."
+    )
+
+
+def _shares(found: Mask, can_tell: Mask) -> npt.NDArray[np.float64]:
+    """(W,) of the (N, W) of which something can be told, the share that is found."""
+    return np.asarray((found & can_tell).sum(axis=0) / np.maximum(can_tell.sum(axis=0), 1), np.float64)
+
+
+def hashed(names: Sequence[str]) -> Hashes:
     """(N,) the first 8 bytes of the SHA-256 of each name."""
     digests = b"".join(hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()[:8] for name in names)
     return np.frombuffer(digests, _HASH).astype(np.uint64)
 
 
-def hashes_of(ratings: Ratings, matched: Matched, names: Sequence[str]) -> npt.NDArray[np.uint64]:
-    """(N, 2) hashes of the names of N rated pictures, by the ratings and by a source whose matched rows have these names.
+def pictures_of(ratings: Ratings, matched: Matched, names: Sequence[str]) -> Pictures:
+    """N rated pictures by the names of the ratings and of a source whose matched rows have these names.
 
     A picture that the source lacks, and one of ratings by place, has that of its other name twice.
     """
-    ours = hashed(ratings.samples.to_pylist())
-    theirs = ours.copy()
-    theirs[matched.places] = hashed(names)
-    return np.stack([theirs if ratings.is_by_row else ours, theirs], axis=1)
+    ours = ratings.samples.to_pylist()
+    theirs = list(ours)
+    for place, name in zip(matched.places.tolist(), names, strict=True):
+        theirs[place] = name
+    return Pictures.named(theirs if ratings.is_by_row else ours, theirs)
 
 
-def known_of(head: Mapping[str, Any]) -> TrainedOn | None:
-    """What is known of the pictures that a described head (`Head.describe`, a score set's record) was trained on."""
-    source = head.get("source")
-    return trained_on(source, head.get("sha256")) if isinstance(source, str) else None
-
-
-def trained_on(head: str, sha256: str | None) -> TrainedOn | None:
-    """What the record beside a head's file says; None where there is none, or it is of another file.
+def known_of(head: HeadKey | None, *named: HeadKey | None) -> TrainedOn | None:
+    """What is known of the pictures that a head was trained on.
 
     Args:
-        head: the file's path; of a web address nothing is asked.
-        sha256: of the head; None: not known.
+        head: as a score set's record or its own file has it: its place may be a path that holds in another folder.
+        named: heads that a user named; where they are the same weights, the records beside their files count first.
     """
-    if not head.endswith(".safetensors") or locations.is_web(head):
+    for place, hashes in _places(head, named):
+        found = trained_on(place, hashes)
+        if found is not None:
+            return found
+    return None
+
+
+def lost_file(head: HeadKey | None, *named: HeadKey | None) -> str | None:
+    """The file of a head of one's own, with a record perhaps, that is not where it was, nor anywhere else as it was; or None.
+
+    Args: as `known_of`.
+    """
+    if head is None or not head.place.endswith(".safetensors") or not locations.is_local(head.place):
         return None
-    path = f"{head.removesuffix('.safetensors')}.json"
+    return None if any(_is_file(place, hashes) for place, hashes in _places(head, named)) else head.place
+
+
+def keys_of(names: Iterable[str]) -> list[HeadKey]:
+    """The heads of one's own that these names or paths mean, and that are files here."""
+    files = [download.own_file(name) for name in names if catalog.find(name) is None]
+    return [key for file in files if file is not None and (key := _key(file)) is not None]
+
+
+def _key(file: Path) -> HeadKey | None:
     try:
-        if not storage.exists(path) or storage.size(path) > _MOST_RECORD:
-            return None
-        record = json_value(storage.read_range(path, 0, storage.size(path)))
-    except (BeholderError, OSError, ValueError):
+        return head_named(str(file))
+    except BeholderError:  # whoever loads it says what is wrong
         return None
-    if not isinstance(record, dict) or (sha256 and record.get("sha256") != sha256):
-        return None
-    return _read(record.get(KEY))
+
+
+def _is_file(place: str, hashes: Collection[str]) -> bool:
+    if not locations.is_local(place):
+        return False
+    path = locations.local_path(place)
+    return path.is_file() and (not hashes or download.file_sha256(path) in hashes)
+
+
+def _places(head: HeadKey | None, named: Iterable[HeadKey | None]) -> list[tuple[str, tuple[str, ...]]]:
+    """Where the file of a head may be, the surest place first, and the sha256 by which it would be known there."""
+    if head is None:
+        return []
+    added = download.locate_own(head.name) if head.place else None
+    others = [*named, None if added is None else _key(added)]
+    same = [one for one in others if one is not None and one.hashes and head.hashes and one.is_same(head)]
+    return [(one.place, one.hashes) for one in [*same, head] if one.place]
+
+
+def trained_on(head: str, hashes: Collection[str] = ()) -> TrainedOn | None:
+    """What the record beside a head's file says; None where there is none, or it is of another file (`record_of`)."""
+    record = record_of(head, hashes)
+    return None if record is None else _read(record.get(KEY))
+
+
+def _as_text(numbers: Hashes) -> str:
+    return base64.b64encode(numbers.astype(_HASH).tobytes()).decode()
+
+
+def _as_numbers(text: Any) -> Hashes:
+    """Ascending, each once. Raises TypeError and ValueError for what `_as_text` did not write."""
+    return np.unique(np.frombuffer(base64.b64decode(text, validate=True), _HASH).astype(np.uint64))
 
 
 def _read(found: Any) -> TrainedOn | None:
     """As `to_json` wrote it; None for anything else."""
     try:
-        hashes = np.frombuffer(base64.b64decode(found["hashes"], validate=True), _HASH).astype(np.uint64)
+        kept = None
+        if "sketches" in found:
+            backbone = found.get("backbone")
+            kept = KeptSketches(
+                sketches=_as_numbers(found["sketches"]),
+                dim=int(found["dim"]),
+                backbone=backbone if isinstance(backbone, str) else None,
+            )
         return TrainedOn(
             num_pictures=int(found["num_pictures"]),
             samples_sha256=str(found["samples_sha256"]),
-            hashes=np.unique(hashes),
+            hashes=_as_numbers(found["hashes"]),
             is_whole=bool(found["is_whole"]),
+            kept=kept,
         )
-    except (KeyError, TypeError, ValueError, OverflowError):
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
         return None

@@ -88,7 +88,50 @@ def test_near_duplicates_of_trained_pictures_are_left_out_too(tmp_path: Path, va
     ratings = rated(tmp_path, values, range(50, 300), "more.csv")
     assert calibrated(tmp_path, ratings, near_duplicates=0).found.num_pictures == 200
     made = calibrated(tmp_path, ratings, embeddings=str(tmp_path / "e.npy"), overwrite=True)
-    assert made.found.num_pictures == 200, "a near-duplicate of a picture that nobody rated here is not known for one"
+    assert made.found.num_pictures == 150, "told by their embeddings, though nobody rated here what they are copies of"
     ratings = rated(tmp_path, values, range(300), "all.csv")
     made = calibrated(tmp_path, ratings, embeddings=str(tmp_path / "e.npy"), overwrite=True)
     assert made.found.num_pictures == 150
+
+
+@pytest.mark.parametrize("near", [0.0, 0.9])
+def test_rows_of_another_file_of_the_same_name_are_told_by_their_embeddings(
+    tmp_path: Path, values: np.ndarray, near: float
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    rows = np.random.default_rng(5).standard_normal((TRAINED, DIM)).astype(np.float32)
+    np.save(other / "e.npy", rows)
+    with pytest.warns(UserWarning, match="no stamp"):
+        beholder.score(other / "e.npy", other / "scores.parquet", head=tmp_path / "mine.safetensors")
+    scores = pq.read_table(other / "scores.parquet")
+    of_head = np.asarray(scores.column(scores.column_names[-1]), float)
+    ratings = rated(other, of_head + np.random.default_rng(6).standard_normal(TRAINED) / 9, range(TRAINED), "r.csv")
+    asked = {"scores": str(other / "scores.parquet"), "ratings": ratings, "near_duplicates": near}
+    by_names = calibrate(CalibrateOptions(**asked))  # type: ignore[arg-type]
+    assert by_names.found.bounds is None
+    assert any("by their names alone" in line and "with --embeddings." in line for line in by_names.lines)
+    with pytest.raises(InputError, match="or with --embeddings, since these were known by their names alone"):
+        calibrate(CalibrateOptions(**asked, overwrite=True, interval=0.5, out=str(other / "o.csv")))  # type: ignore[arg-type]
+    told = calibrate(CalibrateOptions(**asked, overwrite=True, embeddings=str(other / "e.npy")))  # type: ignore[arg-type]
+    assert told.found.bounds is not None
+    assert told.found.num_pictures == TRAINED
+    assert not any("trained on" in line for line in told.lines)
+
+
+def test_the_head_that_is_named_counts_before_the_place_in_the_record(
+    tmp_path: Path, values: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.warns(UserWarning, match="no stamp"):
+        beholder.score("e.npy", "scores.parquet", head="mine.safetensors", overwrite=True)
+    ratings = rated(tmp_path, values, range(TRAINED + 300), "more.csv")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    lost = calibrated(tmp_path, ratings, near_duplicates=0)
+    assert any("its file mine.safetensors is not there" in line and "with --head" in line for line in lost.lines)
+    made = calibrated(tmp_path, ratings, head=str(tmp_path / "mine.safetensors"), near_duplicates=0)
+    assert made.found.num_pictures == 300
+    assert program("models", "add", str(tmp_path / "mine.safetensors"), "--name", "taste").returncode == 0
+    made = calibrated(tmp_path, ratings, head="taste", near_duplicates=0, overwrite=True)
+    assert made.found.num_pictures == 300

@@ -19,7 +19,7 @@ from beholder.train.evaluate.job import Evaluation, evaluate
 from beholder.train.evaluate.options import EvaluateOptions
 from beholder.train.job import TrainRun, train
 from beholder.train.options import TrainJobOptions
-from beholder.train.trained_on import MOST, TrainedOn, hashed, trained_on
+from beholder.train.trained_on import MOST, Pictures, TrainedOn, trained_on
 from oracles.program import beholder as program
 
 NUM, DIM = 200, 12
@@ -146,9 +146,9 @@ def test_of_very_many_names_the_smallest_hashes_estimate_the_share() -> None:
     assert not found.is_whole
     assert len(found.hashes) == MOST
     assert len(found.to_json()["hashes"]) < 1_100_000
-    asked = hashed([*names[:30_000], *(f"q{row}" for row in range(10_000))])
-    assert found.share(np.stack([asked, asked], axis=1)) == pytest.approx(0.75, abs=0.01)
-    assert found.share(hashed(["q1", "q2"]).reshape(2, 1)) == 0
+    asked = [*names[:30_000], *(f"q{row}" for row in range(10_000))]
+    assert found.share(Pictures.named(asked, asked)) == pytest.approx(0.75, abs=0.01)
+    assert found.share(Pictures.named(["q1", "q2"])) == 0
 
 
 _ENDLESS = '{"trained_on": {"hashes": "", "samples_sha256": "", "is_whole": true, "num_pictures": 1e999}}'
@@ -159,5 +159,87 @@ _ENDLESS = '{"trained_on": {"hashes": "", "samples_sha256": "", "is_whole": true
 )
 def test_what_is_no_record_says_nothing(tmp_path: Path, text: str) -> None:
     (tmp_path / "h.json").write_text(text, encoding="latin-1")
-    assert trained_on(str(tmp_path / "h.safetensors"), None) is None
-    assert trained_on(str(tmp_path / "nothing.safetensors"), None) is None
+    assert trained_on(str(tmp_path / "h.safetensors")) is None
+    assert trained_on(str(tmp_path / "nothing.safetensors")) is None
+
+
+def rated_in(folder: Path, values: np.ndarray, name: str = "e.npy") -> str:
+    """Ratings of all rows of a file of embeddings, by their places."""
+    folder.mkdir(exist_ok=True)
+    with (folder / "r.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["image", "rating"], *[[f"{name}#{row}", value] for row, value in enumerate(values)]])
+    return str(folder / "r.csv")
+
+
+def test_rows_of_another_file_of_the_same_name_are_other_pictures(tmp_path: Path, values: np.ndarray) -> None:
+    trained(tmp_path, rated(tmp_path, values, range(NUM)))
+    ratings = rated_in(tmp_path / "other", values)
+    np.save(tmp_path / "other" / "e.npy", np.random.default_rng(9).standard_normal((NUM, DIM)).astype(np.float32))
+    found = measured(tmp_path, ratings, "mine", source="other/e.npy")
+    assert (len(found.samples), found.warnings) == (NUM, [])
+    assert found.record["heads"][0]["trained_on_share"] == 0
+    assert not any("places in a file" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_the_same_rows_are_known_in_another_file_order_length_and_precision(
+    tmp_path: Path, values: np.ndarray, dtype: type
+) -> None:
+    trained(tmp_path, rated(tmp_path, values, range(100)))
+    order = np.random.default_rng(3).permutation(NUM)
+    ratings = rated_in(tmp_path / "other", values[order], "all.npy")
+    np.save(tmp_path / "other" / "all.npy", (7 * np.load(tmp_path / "e.npy")[order]).astype(dtype))
+    found = measured(tmp_path, ratings, "mine", source="other/all.npy")
+    assert found.samples == [f"all.npy#{row}" for row in np.flatnonzero(order >= 100)]
+
+
+def test_names_that_are_places_count_where_no_embeddings_tell_and_a_line_says_so(tmp_path: Path, values: np.ndarray) -> None:
+    trained(tmp_path, rated(tmp_path, values, range(100)))
+    ratings = rated(tmp_path, values, range(60, NUM), "more.csv")
+    with pytest.warns(UserWarning, match="no stamp"):
+        beholder.score(tmp_path / "e.npy", tmp_path / "s.parquet", head=tmp_path / "mine.safetensors")
+    found = measured(tmp_path, ratings, source="s.parquet")
+    assert len(found.samples) == NUM - 100
+    (line,) = [note for note in found.notes if "places in a file" in note]
+    assert line.startswith("40 of 140 pictures count as those that mine was trained on by their names alone")
+    assert line.endswith("to tell by their embeddings, name embeddings of them as a source as well.")
+    named = evaluate(EvaluateOptions(sources=(str(tmp_path / "s.parquet"), str(tmp_path / "e.npy")), ratings=ratings))
+    assert len(named.samples) == NUM - 100
+    assert not any("places in a file" in note for note in named.notes)
+
+
+def test_a_record_of_an_earlier_version_counts_by_its_names(tmp_path: Path, values: np.ndarray) -> None:
+    trained(tmp_path, rated(tmp_path, values, range(100)))
+    record = json.loads((tmp_path / "mine.json").read_text())
+    for key in ("sketches", "dim", "backbone"):
+        del record["trained_on"][key]
+    (tmp_path / "mine.json").write_text(json.dumps(record))
+    found = measured(tmp_path, rated(tmp_path, values, range(60, NUM), "more.csv"), "mine")
+    assert found.samples == [f"e.npy#{row}" for row in range(100, NUM)]
+    assert any("train mine again, since its record is of an earlier version" in note for note in found.notes)
+
+
+def test_a_head_with_a_name_of_its_own_is_known_from_any_folder(
+    tmp_path: Path, values: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained(tmp_path, rated(tmp_path, values, range(100)))
+    monkeypatch.chdir(tmp_path)
+    added = program("models", "add", "mine.safetensors", "--name", "taste")
+    assert added.returncode == 0, added.stderr
+    with pytest.warns(UserWarning, match="no stamp"):
+        beholder.score("e.npy", "s.parquet", head="taste")
+    with pytest.warns(UserWarning, match="no stamp"):
+        beholder.score("e.npy", "by_file.parquet", head="mine.safetensors")
+    ratings = rated(tmp_path, values, range(60, NUM), "more.csv")
+    (tmp_path / "mine.json").unlink()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    asked = EvaluateOptions(sources=(str(tmp_path / "e.npy"),), ratings=ratings, head=("taste",))
+    assert len(evaluate(asked).samples) == NUM - 100
+    assert len(measured(tmp_path, ratings, source="s.parquet").samples) == NUM - 100
+    lost = measured(tmp_path, ratings, source="by_file.parquet")
+    assert any("its file mine.safetensors is not there, or is another by now" in note for note in lost.notes)
+    both = EvaluateOptions(
+        sources=(str(tmp_path / "by_file.parquet"), str(tmp_path / "e.npy")), ratings=ratings, head=("taste",)
+    )
+    assert len(evaluate(both).samples) == NUM - 100

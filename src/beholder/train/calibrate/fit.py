@@ -24,6 +24,8 @@ MOST_RESIDUALS = 4_000
 _MEASURES, _OF_CHANCES = ("mae", "rmse"), ("rmse",)
 TRAINED_ON_SHARE = "trained_on_share"
 """In a map's record: of the pictures that it was fitted to the share that the head was trained on."""
+BY_PLACE = "trained_on_by_place"
+"""In a map's record: whether that is known by names alone that are places in a file."""
 STRAIGHT_LINE = "a straight line"
 """What stands beside a map."""
 MOST_DRAWN = 200_000
@@ -86,7 +88,8 @@ def fit_map(series: Series, choice: MapChoice, names: tuple[str, str], *, seed: 
             "would be flat or nearly so; no threshold on the one says anything of the other"
         )
     more = {**_out_of_fold(series, seed, is_chance=is_chance), "srcc": correlation, "reason": reason}
-    more |= {TRAINED_ON_SHARE: series.trained_on_share} if series.trained_on_share else {}
+    if series.trained_on_share:
+        more |= {TRAINED_ON_SHARE: series.trained_on_share, BY_PLACE: series.is_by_place}
     return Fitted(
         method=method,
         reason=reason,

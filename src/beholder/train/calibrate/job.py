@@ -39,7 +39,7 @@ from beholder.train.ratings.match import Matched, match_ratings
 from beholder.train.ratings.ratings import Numbers, Ratings
 from beholder.train.ratings.read import read_ratings
 from beholder.train.threads import at_most, usable_threads
-from beholder.train.trained_on import hashes_of, known_of
+from beholder.train.trained_on import known_of, lost_file, pictures_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,7 +230,7 @@ def _onto_ratings(asked: _Asked, place: str, options: CalibrateOptions) -> tuple
             "ratings of single pictures"
         )
     matched = match_ratings(ratings, asked.scores.samples, fewest=FEWEST)
-    at = matched.places
+    at, seen = matched.places, _seen(asked, ratings, matched)
     series = series_of(
         asked.scores,
         asked.numbers,
@@ -240,23 +240,39 @@ def _onto_ratings(asked: _Asked, place: str, options: CalibrateOptions) -> tuple
         weights=None if ratings.counts is None else ratings.counts[at],
         labels=_rated_labels(asked, ratings, place, options, at),
         embeddings=options.embeddings or asked.scores.embeddings,
-        seen=_seen(asked, ratings, matched),
+        seen=seen,
     )
     is_chance = ratings.kind == "decisions"
     names = (f"the scores by {asked.head.short}", "the ratings")
     fitted = fit_map(series, options.map_method, names, seed=options.seed, is_chance=is_chance)
     about = ratings_record(ratings, place, matched.num_matched, matched.ways)
     found = _as_map(asked, "ratings", None, fitted, options, {"ratings": about, "is_chance": is_chance})
-    return found, [*ratings.lines(), *matched.lines(), *series.notes]
+    return found, [*ratings.lines(), *matched.lines(), *_lost(asked, seen), *series.notes]
 
 
 def _seen(asked: _Asked, ratings: Ratings, matched: Matched) -> Seen | None:
     """What is known of the pictures that the head was trained on; None: nothing."""
-    known = known_of({"source": asked.head.place, **asked.scores.head_record(asked.column)})
+    known = known_of(asked.head, _recorded(asked))
     if known is None:
         return None
-    hashes = hashes_of(ratings, matched, names_at(asked.scores, matched.rows))
-    return Seen(name=asked.head.short, known=known, hashes=hashes[matched.places])
+    pictures = pictures_of(ratings, matched, names_at(asked.scores, matched.rows))
+    return Seen(name=asked.head.short, known=known, pictures=pictures.at(matched.places))
+
+
+def _lost(asked: _Asked, seen: Seen | None) -> list[str]:
+    """A line where nothing is known of the pictures, since the file of the head is not where it was."""
+    lost = lost_file(asked.head, _recorded(asked)) if seen is None else None
+    if lost is None:
+        return []
+    return [
+        f"{asked.head.short}: its file {lost} is not there, or is another by now, so pictures that it was trained on are not "
+        "known and not left out; name it with --head."
+    ]
+
+
+def _recorded(asked: _Asked) -> HeadKey | None:
+    """The head as the set itself describes it."""
+    return HeadKey.of_record(asked.scores.head_record(asked.column))
 
 
 def _rated_labels(asked: _Asked, ratings: Ratings, place: str, options: CalibrateOptions, at: Numbers) -> Labels | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,8 @@ from beholder.scoreset.score_set import ScoreSet
 from beholder.train.calibrate.options import CalibrateOptions
 from beholder.train.rated import FOLDER, Labels, folders_of
 from beholder.train.source import open_source
-from beholder.train.together import Near, near_among, together
-from beholder.train.trained_on import TrainedOn
+from beholder.train.together import Embedded, Near, embedded_among, together
+from beholder.train.trained_on import Pictures, TrainedOn, said_by_place
 
 Doubles = npt.NDArray[np.float64]
 Numbers = npt.NDArray[np.int64]
@@ -37,12 +37,12 @@ class Seen:
     Attributes:
         name: the head's.
         known: what its record says.
-        hashes: (M, 2) of each picture's names.
+        pictures: the M ones.
     """
 
     name: str
     known: TrainedOn
-    hashes: npt.NDArray[np.uint64]
+    pictures: Pictures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +57,7 @@ class Series:
         groups: (N,) int64 from 0: what is never on both sides of a split.
         notes: what is to be said of them.
         trained_on_share: of these pictures the share that the head of the scores was trained on, as far as that is known.
+        is_by_place: whether some of these are known by names alone that are places in a file.
         near_duplicates: the cosine from which near-duplicates are in one group; None: they were not looked for.
         all_scores, all_truth: (A,) and (B,) float64, finite: of all pictures that have the one or the other.
     """
@@ -70,6 +71,7 @@ class Series:
     all_truth: Doubles
     notes: tuple[str, ...] = ()
     trained_on_share: float = 0.0
+    is_by_place: bool = False
     near_duplicates: float | None = None
 
     @property
@@ -141,16 +143,19 @@ def series_of(
     samples = names_at(scores, chosen)
     given = truth if all_truth is None else all_truth
     is_paired = options.map_method != "quantile" and len(chosen) >= FEWEST
-    near = None
-    if is_paired and embeddings is not None and options.near_duplicates:
+    found = Embedded()
+    if is_paired and embeddings is not None and (options.near_duplicates or seen is not None):
         with doing("finding near-duplicates"):
             source = open_source([embeddings], lambda: embeddings)
-            near = near_among(source, samples, options.near_duplicates)
+            found = embedded_among(source, samples, options.near_duplicates)
+    near = found.near
     own = _labels(scores, chosen, samples, options.split_by) if labels is None else labels[some]
     told: list[str] = []
-    share = 0.0
+    share, is_by_place = 0.0, False
     if seen is not None and is_paired:
-        left, told, share = _not_seen(seen, some, near)
+        pictures = seen.pictures.at(some).with_sketches(found.sketched)
+        left, told, share = _not_seen(replace(seen, pictures=pictures), near)
+        is_by_place = bool(seen.known.by_place(pictures.at(left)).any())
         chosen, some, samples = chosen[left], some[left], [samples[at] for at in left]
         near, own = None if near is None else near.among(left), None if own is None else own[left]
     groups, notes = together(
@@ -172,39 +177,41 @@ def series_of(
         all_truth=given[np.isfinite(given)],
         notes=(*told, *notes),
         trained_on_share=share,
+        is_by_place=is_by_place,
         near_duplicates=None if near is None else options.near_duplicates,
     )
 
 
-def _not_seen(seen: Seen, some: Numbers, near: Near | None) -> tuple[Numbers, list[str], float]:
-    """Which of the chosen pictures are taken, what is to be said, and of which share of them the head was trained on.
+def _not_seen(seen: Seen, near: Near | None) -> tuple[Numbers, list[str], float]:
+    """Which of the n chosen pictures are taken, what is to be said, and of which share of them the head was trained on.
 
     Args:
-        seen: what is known of M pictures.
-        some: (n,) the chosen ones.
+        seen: what is known of them.
         near: near-duplicates among these; what is one of a picture that the head was trained on is left out as well.
     """
-    hashes = seen.hashes[some]
-    is_seen: npt.NDArray[np.bool_] = np.zeros(len(some), np.bool_)
-    if seen.known.is_whole:
-        is_seen |= seen.known.holds(hashes).any(axis=1)
+    known, count = seen.known, len(seen.pictures.hashes)
+    is_seen: npt.NDArray[np.bool_] = np.zeros(count, np.bool_)
+    if known.is_whole:
+        is_seen |= known.seen(seen.pictures)
     out = is_seen.copy()
     if near is not None:
         out[near.pairs[is_seen[near.pairs].any(axis=1)]] = True
     left = np.flatnonzero(~out)
+    by_place = said_by_place(seen.name, known, seen.pictures, "name embeddings of them with --embeddings")
+    doubts = [] if by_place is None else [by_place]
     if is_seen.any() and len(left) >= FEWEST:
         told = (
-            f"Of {len(some):,} pictures {len(some) - len(left):,} are left out, since {seen.name} was trained on them or on "
+            f"Of {count:,} pictures {count - len(left):,} are left out, since {seen.name} was trained on them or on "
             f"near-duplicates of them; the map is fitted to the other {len(left):,}."
         )
-        return left, [told], 0.0
-    share = seen.known.share(hashes)
+        return left, [told, *doubts], 0.0
+    share = known.share(seen.pictures)
     percent = "all" if share == 1 else f"about {100 * share:.0f} %" if share >= 0.01 else "some"
     told = (
         f"WARNING: {seen.name} was trained on {percent} of these pictures, so its scores of them are nearer to the ratings "
         f"than those of others: the error is too small, and there are no bounds. Rate at least {FEWEST} others."
     )
-    return np.arange(len(some)), [told] if share > 0 else [], share
+    return np.arange(count), [told, *doubts] if share > 0 else [], share
 
 
 def _labels(scores: ScoreSet, rows: Numbers, samples: Sequence[str], split_by: str | None) -> Labels | None:

@@ -18,7 +18,7 @@ from beholder.io.tables import write_table
 from beholder.scoreset.joined import holds_bytes
 from beholder.scoreset.scales import ScaleMap
 from beholder.scoreset.score_set import ScoreSet
-from beholder.train.calibrate.fit import TRAINED_ON_SHARE
+from beholder.train.calibrate.fit import BY_PLACE, TRAINED_ON_SHARE
 from beholder.train.calibration import conformal_margin
 
 CALIBRATED_FORMAT = "beholder-calibrated"
@@ -38,9 +38,14 @@ def margin_of(found: ScaleMap, level: float) -> float:
     if found.bounds is None:
         why = "is chances of a keep" if found.more.get("is_chance") else f"is a {found.method} map"
         if found.more.get(TRAINED_ON_SHARE):
+            doubt = (
+                ", or with --embeddings, since these were known by their names alone, which are places in a file"
+                if found.more.get(BY_PLACE)
+                else ""
+            )
             raise InputError(
                 f"--interval: the map of {found.of.short} onto {found.scale} was fitted to pictures that {found.of.short} was "
-                "trained on, so it has no bounds; calibrate with ratings of others"
+                f"trained on, so it has no bounds; calibrate with ratings of others{doubt}"
             )
         raise InputError(f"--interval: the map of {found.of.short} onto {found.scale} {why}, which has no bounds")
     bounds, count = found.bounds, found.bounds.num_groups

@@ -18,6 +18,7 @@ from beholder.io.tables import header_of
 from beholder.models.backbones import same_backbone
 from beholder.models.heads import Head, load_head
 from beholder.scoreset.foreign import find_scores, is_csv
+from beholder.scoreset.head_key import HeadKey
 from beholder.scoreset.row_names import open_each_once
 from beholder.scoreset.score_set import KNOWN_SCORE_COLUMNS, ScoreSet, open_scores, record_in
 from beholder.sources.detect import detect
@@ -29,9 +30,10 @@ from beholder.train.public import public_heads, scores_of
 from beholder.train.ratings.match import Matched, match_ratings
 from beholder.train.ratings.ratings import Numbers, Ratings
 from beholder.train.rows import usable_rows
+from beholder.train.sketches import Sketched, sketched
 from beholder.train.source import EmbeddingSource, open_source
 from beholder.train.together import Near
-from beholder.train.trained_on import TrainedOn, hashes_of, known_of
+from beholder.train.trained_on import Pictures, TrainedOn, keys_of, known_of, lost_file, pictures_of
 
 Doubles = npt.NDArray[np.float64]
 
@@ -46,7 +48,8 @@ class Scored:
         column: that they stand in; None: made of embeddings.
         scores: (N,) float64, of each rated picture; NaN where there is none.
         known: what the record beside the head says of the pictures that it was trained on; None where there is no record.
-        hashes: (N, 2) of each rated picture's names, by the ratings and by the source, where they may be compared with that.
+        pictures: the N rated ones, by their names in the ratings and in the source, where they may be compared with that.
+        lost: the file of the head, where a record may have been, if it is not there any more.
     """
 
     name: str
@@ -54,7 +57,8 @@ class Scored:
     column: str | None
     scores: Doubles
     known: TrainedOn | None = None
-    hashes: npt.NDArray[np.uint64] | None = None
+    pictures: Pictures | None = None
+    lost: str | None = None
 
 
 @dataclass(kw_only=True)
@@ -64,6 +68,7 @@ class Found:
     Attributes:
         scored: columns in the order of their sources, then heads.
         near: near-duplicates among the rated pictures; None where they were not looked for, or no source has embeddings.
+        sketched: of the embeddings of the rated pictures; None where no source has embeddings.
         remarks: what a summary says of matching and reading, in full sentences.
         ways: in which way how many rated pictures were found, in the first source (`Matched.ways`).
         missing: a line for each public head that cannot be had.
@@ -71,6 +76,7 @@ class Found:
 
     scored: list[Scored] = field(default_factory=list)
     near: Near | None = None
+    sketched: Sketched | None = None
     remarks: list[str] = field(default_factory=list)
     ways: Mapping[str, int] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
@@ -98,7 +104,10 @@ def find_scored(ratings: Ratings, options: EvaluateOptions) -> Found:
         )
     if bare or kept:
         _add_heads(bare or (kept if options.head else kept[:1]), bool(bare), ratings, options, found)
-    found.scored = _told_apart(found.scored)
+    found.scored = [
+        one if one.pictures is None else replace(one, pictures=one.pictures.with_sketches(found.sketched))
+        for one in _told_apart(found.scored)
+    ]
     if not found.scored:
         raise InputError("; ".join(["no head scores these embeddings: name one with --head", *found.missing]))
     return found
@@ -156,7 +165,7 @@ def _add_columns(source: str, tables: Sequence[str], ratings: Ratings, options: 
     """Add the scores of a set; where it kept embeddings, or None."""
     names, _ = _header(find_scores(source).files[0])
     wanted: list[str | None] = [name for name in options.score_column if name in names]
-    kept, matched = None, None
+    kept, matched, named = None, None, keys_of(options.head)
     for column in wanted or [None]:
         with open_each_once(source, score_column=column, sample_column=options.sample_column) as scores:
             if matched is None:
@@ -167,9 +176,15 @@ def _add_columns(source: str, tables: Sequence[str], ratings: Ratings, options: 
                 values = np.full(ratings.num_samples, np.nan)
                 values[matched.places] = _values_at(scores, name, matched.rows)
                 head = scores.head_names.get(name) or name
-                known = known_of(scores.head_record(name))
-                hashes = None if known is None else hashes_of(ratings, matched, _names_at(scores.samples(), matched.rows))
-                found.scored.append(Scored(name=head, source=source, column=name, scores=values, known=known, hashes=hashes))
+                key = HeadKey.of_record(scores.head_record(name))
+                known = known_of(key, *named)
+                pictures = None
+                if known is not None:
+                    pictures = pictures_of(ratings, matched, _names_at(scores.samples(), matched.rows))
+                lost = lost_file(key, *named) if known is None else None
+                found.scored.append(
+                    Scored(name=head, source=source, column=name, scores=values, known=known, pictures=pictures, lost=lost)
+                )
     return kept
 
 
@@ -225,13 +240,15 @@ def _add_heads(places: Sequence[str], is_bare: bool, ratings: Ratings, options: 
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in excluded.items())
             found.remarks.append(f"Embeddings of rated pictures that cannot be used: {reasons}.")
         at = matched.places[usable]
+        found.sketched = sketched(ratings.num_samples, at, matrix, usable, source.backbone)
+        named = keys_of(options.head)
         for head in heads:
             values = np.full(ratings.num_samples, np.nan)
             values[at] = scores_of(head, matrix, usable)
-            known = known_of(head.describe())
-            hashes = None if known is None else hashes_of(ratings, matched, read.names)
+            known = known_of(HeadKey.of_record(head.describe()), *named)
+            pictures = None if known is None else pictures_of(ratings, matched, read.names)
             found.scored.append(
-                Scored(name=head.name, source=source.place, column=None, scores=values, known=known, hashes=hashes)
+                Scored(name=head.name, source=source.place, column=None, scores=values, known=known, pictures=pictures)
             )
         if options.near_duplicates:
             pairs = at[near_pairs(matrix[usable], options.near_duplicates)]

@@ -10,6 +10,7 @@ import numpy as np
 from beholder.train.evaluate.scored import Scored
 from beholder.train.ratings.findings import number_of
 from beholder.train.ratings.ratings import Numbers, Ratings
+from beholder.train.trained_on import said_by_place
 
 LEAST_UNSEEN = 20
 """So many pictures (or pairs) that no head was trained on are enough to be measured on alone."""
@@ -41,24 +42,36 @@ def leave_out_trained(kept: Numbers, scored: Sequence[Scored], ratings: Ratings,
         ratings: which pictures are rated.
         near: (P, 2) places of near-duplicates; what is one of a trained picture is left out as well.
     """
-    known = [(one, one.known, one.hashes) for one in scored if one.known is not None and one.hashes is not None]
-    seen = {one.name: on.holds(hashes[kept]).any(axis=1) for one, on, hashes in known if on.is_whole}
+    known = [
+        (one.name, one.known, one.pictures.at(kept)) for one in scored if one.known is not None and one.pictures is not None
+    ]
+    seen = {name: on.seen(pictures) for name, on, pictures in known if on.is_whole}
     in_any = np.logical_or.reduce([*seen.values(), np.zeros(len(kept), np.bool_)])
     out = np.zeros(ratings.num_samples, np.bool_)
     out[kept[in_any]] = True
     if near is not None:
         out[near[out[near].any(axis=1)]] = True
-    left = kept[~out[kept]]
-    notes: list[str] = []
-    if in_any.any() and _is_enough(left, ratings):
+    left = np.flatnonzero(~out[kept])
+    notes = [_lost(one) for one in scored if one.lost is not None]
+    notes += [line for one in known if (line := said_by_place(*one, "name embeddings of them as a source as well")) is not None]
+    if in_any.any() and _is_enough(kept[left], ratings):
         told = ", ".join(f"{name} on {np.count_nonzero(mask):,}" for name, mask in seen.items() if mask.any())
         notes.append(
             f"Of {number_of(len(kept), 'picture')} {len(kept) - len(left):,} are left out for all heads, since a head was "
             f"trained on them ({told}) or on near-duplicates of them; the other {len(left):,} are measured."
         )
-        kept = left
-    shares = {one.name: on.share(hashes[kept]) for one, on, hashes in known}
-    return Unseen(kept=kept, notes=notes, warnings=[_warning(*one) for one in shares.items() if one[1] > 0], shares=shares)
+    else:
+        left = np.arange(len(kept))
+    shares = {name: on.share(pictures.at(left)) for name, on, pictures in known}
+    warnings = [_warning(*one) for one in shares.items() if one[1] > 0]
+    return Unseen(kept=kept[left], notes=notes, warnings=warnings, shares=shares)
+
+
+def _lost(one: Scored) -> str:
+    return (
+        f"{one.name}: its file {one.lost} is not there, or is another by now, so pictures that it was trained on are not known "
+        "and not left out; run this where it is, or score with a name that beholder models add gave it."
+    )
 
 
 def _is_enough(left: Numbers, ratings: Ratings) -> bool:
