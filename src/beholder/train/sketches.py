@@ -85,7 +85,7 @@ def _projections(dim: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.floa
     drawn = hashlib.shake_256(f"beholder sketch of {dim} numbers".encode()).digest(dim * NUM_BITS // 8 + 2 * NUM_BITS)
     signs = np.unpackbits(np.frombuffer(drawn, np.uint8, dim * NUM_BITS // 8)).reshape(dim, NUM_BITS)
     offsets = np.frombuffer(drawn, ">u2", NUM_BITS, dim * NUM_BITS // 8)
-    return 2.0 * signs - 1.0, offsets / 65536.0
+    return np.asarray(2.0 * signs - 1.0, np.float64), np.asarray(offsets / 65536.0, np.float64)
 
 
 def is_among(asked: Sketches, known: Sketches) -> npt.NDArray[np.bool_]:
