@@ -109,7 +109,7 @@ def test_inputs_that_are_called_as_rows_of_vanished_ones(tmp_path: Path, small_h
         np.save(folder / f"{name}.npy", ROWS[start : start + 10])
     run(folder, out, small_head, columns=())
     assert (status_of(str(out)).state, check_result(str(out)).is_whole) == ("finished", True)
-    assert find_scores(str(out)).note == ""
+    assert find_scores(str(out)).notes == ()
     expected = sorted(score_jobs.read_scores(out)["aesthetic_score"])
     assert len(expected) == 39, "row 3 is rejected"
     (folder / "e1.npy").unlink()
