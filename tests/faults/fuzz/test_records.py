@@ -291,17 +291,27 @@ def head_record() -> Sequence[bytes]:
 
     hashes = base64.b64encode(np.sort(np.random.default_rng(0).integers(0, 2**63, 20).astype("<u8")).tobytes()).decode()
     told = {"num_pictures": 20, "samples_sha256": "0" * 64, "hashes": hashes, "is_whole": True}
-    return [json.dumps({"name": "mine", "trained_on": told, "measures": {"values": {}}}).encode()]
+    sketched = {**told, "sketches": hashes, "dim": 12, "backbone": None}
+    return [json.dumps({"name": "mine", "trained_on": one, "measures": {"values": {}}}).encode() for one in (told, sketched)]
+
+
+def _two_pictures() -> Any:
+    """Two pictures with sketches of embeddings."""
+    from beholder.train.sketches import sketched
+    from beholder.train.trained_on import Pictures
+
+    at = np.arange(2)
+    return Pictures.named(["a", "b"]).with_sketches(sketched(2, at, np.ones((2, 12)), at, None))
 
 
 def with_head_record(path: Path) -> Hashable:
     """What a head was trained on; None where the record does not say it."""
-    from beholder.train.trained_on import Pictures, trained_on
+    from beholder.train.trained_on import trained_on
 
     found = trained_on(str(path.with_suffix(".safetensors")))
     if found is None:
         raise BeholderError("no record")
-    return found.is_whole, found.share(Pictures.named(["a", "b"]))
+    return found.is_whole, found.share(_two_pictures())
 
 
 def stamp() -> Sequence[bytes]:
