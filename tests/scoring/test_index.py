@@ -188,6 +188,9 @@ def test_of_what_is_set_aside_no_index_is_kept(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+MOMENTS = ("mean", "sum_squared_deviations", "minimum", "maximum")
+
+
 @pytest.mark.parametrize(
     ("at", "changed"),
     [
@@ -195,6 +198,9 @@ def test_of_what_is_set_aside_no_index_is_kept(tmp_path: Path) -> None:
             {"files": 5}),
         (2, {"more": [{}, {"s": {"bins": "1:2:!", "mean": 1}}, {}, {}]}), (2, {"more": [{}, {"s": {"bins": "", "mean": []}}, {},
             {}]}),
+        (2, {"more": [{}, {"s": {"bins": "1:5:AQ==", "mean": 1.5}}, {}, {}]}),
+        (2, {"more": [{}, {"s": dict.fromkeys(MOMENTS) | {"bins": "1:5:AQ==", "count": 1}}, {}, {}]}),
+        (2, {"more": [{}, {"s": dict.fromkeys(MOMENTS, 1.5) | {"bins": "1:5:AQ==", "count": 1.5}}, {}, {}]}),
         (2, {"of": [1]}), (1, "text"), (1, []),
     ],
 )  # fmt: skip

@@ -124,7 +124,10 @@ def check(file: IO[bytes]) -> None:
 def _is_statistics(found: Any) -> bool:
     """Whether something looks like what `numbers.packed` makes of the statistics of scores."""
     is_packed = isinstance(found["bins"], str) and _BINS.fullmatch(found["bins"]) is not None
-    return is_packed and all(one is None or type(one) in (int, float) for name, one in found.items() if name != "bins")
+    moments = [found[name] for name in ("mean", "sum_squared_deviations", "minimum", "maximum")]
+    is_empty = found["count"] == 0
+    are_numbers = all(type(one) in (int, float) or (is_empty and one is None) for one in moments)
+    return is_packed and type(found["count"]) is int and are_numbers
 
 
 def _restored(line: dict[str, Any], shared: Sequence[Any], folder: str) -> IndexedShard:
