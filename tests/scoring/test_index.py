@@ -201,7 +201,9 @@ MOMENTS = ("mean", "sum_squared_deviations", "minimum", "maximum")
         (2, {"more": [{}, {"s": {"bins": "1:5:AQ==", "mean": 1.5}}, {}, {}]}),
         (2, {"more": [{}, {"s": dict.fromkeys(MOMENTS) | {"bins": "1:5:AQ==", "count": 1}}, {}, {}]}),
         (2, {"more": [{}, {"s": dict.fromkeys(MOMENTS, 1.5) | {"bins": "1:5:AQ==", "count": 1.5}}, {}, {}]}),
-        (2, {"of": [1]}), (1, "text"), (1, []),
+        (2, {"more": [{}, {"s": dict.fromkeys(MOMENTS, 10**400) | {"bins": "1:5:AQ==", "count": 28}}, {}, {}]}),
+        (2, {"counts": [10**400, 10**400, 0]}),
+        (2, {"of": [1]}), (1, "text"), (1, []), (1, ["f", [], [{"a": 1}]]), (1, [5, [], {}]), (1, ["f", [5], {}]),
     ],
 )  # fmt: skip
 def test_a_segment_with_other_things_than_we_write(at: int, changed: Any, tmp_path: Path, job: Any) -> None:

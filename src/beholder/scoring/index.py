@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import secrets
 import time
@@ -32,6 +33,9 @@ MERGED_AT_ONCE = 8
 """So many segments of about the same size become one."""
 _FORMAT = {"format": "beholder-index", "version": 1}
 _CHECKSUM = "sha256"
+_OF_DAMAGE: tuple[type[Exception], ...] = (pa.ArrowException, OSError, ValueError, ArithmeticError, LookupError)
+_OF_DAMAGE += (TypeError, AttributeError, AssertionError)
+"""What taking apart something else than a segment raises."""
 _BINS = re.compile(r"([1248]:\d{1,9}:[A-Za-z0-9+/]*=*)?")
 _PIECE_BYTES = 1 << 20
 
@@ -99,7 +103,7 @@ def unpack(data: bytes, folder: str) -> Iterator[IndexedShard]:
                 yield _restored(found, shared, folder)
     except DamagedRecordError:
         raise
-    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, AssertionError) as error:
+    except _OF_DAMAGE as error:
         raise DamagedRecordError(f"it is no segment of an index ({' '.join(str(error).split())[:100]})") from None
 
 
@@ -121,17 +125,20 @@ def check(file: IO[bytes]) -> None:
         raise DamagedRecordError(f"it is no segment of an index ({' '.join(str(error).split())[:100]})") from None
 
 
-def _is_statistics(found: Any) -> bool:
-    """Whether something looks like what `numbers.packed` makes of the statistics of scores."""
+def _is_statistics(found: Any, num_scored: int) -> bool:
+    """Whether something looks like what `numbers.packed` makes of the statistics of so many scores."""
     is_packed = isinstance(found["bins"], str) and _BINS.fullmatch(found["bins"]) is not None
     moments = [found[name] for name in ("mean", "sum_squared_deviations", "minimum", "maximum")]
-    is_empty = found["count"] == 0
-    are_numbers = all(type(one) in (int, float) or (is_empty and one is None) for one in moments)
-    return is_packed and type(found["count"]) is int and are_numbers
+    if num_scored == 0:
+        moments = [one for one in moments if one is not None]
+    are_numbers = all(type(one) in (int, float) and math.isfinite(one) for one in moments)
+    return is_packed and type(found["count"]) is int and found["count"] == num_scored and are_numbers
 
 
 def _restored(line: dict[str, Any], shared: Sequence[Any], folder: str) -> IndexedShard:
     fingerprint, models, identity = shared[line["of"]]
+    if not (isinstance(fingerprint, str) and isinstance(identity, dict) and all(isinstance(one, str) for one in models)):
+        raise DamagedRecordError("it does not say what its shards are of")
     name, files = line["shard"], line["files"]
     if not all(is_shard_file(file, name) for file in files):
         raise DamagedRecordError("it names files of another shard")
@@ -139,7 +146,9 @@ def _restored(line: dict[str, Any], shared: Sequence[Any], folder: str) -> Index
     num_read, num_scored, num_rejected = line["counts"]
     counts = [one for words in (reasons, traits, remarks) for one in words.values()]
     counts += [num_read, num_scored, num_rejected, *(said[0] for said in files.values())]
-    if not all(type(one) is int and one >= 0 for one in counts) or not all(map(_is_statistics, stats.values())):
+    if not all(type(one) is int and 0 <= one < 1 << 63 for one in counts) or not all(
+        _is_statistics(one, num_scored) for one in stats.values()
+    ):
         raise DamagedRecordError("it holds other things than counts and statistics")
     result = ShardResult(
         num_read,

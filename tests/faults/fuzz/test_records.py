@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 import random
+import re
 import shutil
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
@@ -169,7 +170,7 @@ def with_marks(path: Path) -> Hashable:
 
     folder = empty_beside(path)
     book = MarkBook(path, 9,
-                    lambda names: {name: [int(name[2])] for name in names if name[:2] == "p/" and name[2:3].isdecimal()},
+                    lambda names: {name: [int(name[2])] for name in names if re.match("p/[0-8]", name)},
                     has_unique_names=True)  # fmt: skip
     assert book.state.max(initial=0) <= 2
     file = str(_set(folder, b"{}"))
