@@ -27,6 +27,8 @@ _GRAIN = 3.0
 _EACH = 4
 _FEW = 4
 """Of each size at least so many pictures are decoded, however long they take."""
+_UP_S = 60.0
+"""Workers that have made no picture by then never do."""
 _MOST_GROWTH = 8
 """Pictures are given in growing numbers, each at most so many times the last one, as the first ones tell little of the time."""
 
@@ -82,9 +84,18 @@ def _costs(
     """What pictures are -> (seconds of a core for one, mean pixels, mean bytes), with so many workers."""
     found = {}
     with DecodePool(options, num_workers=num_workers, num_slots=64 + 4 * num_workers) as pool:
+        _warm_up(pool, next(iter(pictures.values())), num_workers, clock)
         for what, refs in pictures.items():
             found[what] = _cost(pool, refs, num_workers, seconds / len(pictures), clock)
     return found
+
+
+def _warm_up(pool: DecodePool, refs: Sequence[PictureRef], num_workers: int, clock: Clock) -> None:
+    """Have all workers start and make a picture, as what they load for the first one is none of its cost."""
+    endless, began = itertools.cycle(refs), clock()
+    _decoded(pool, endless, num_workers)
+    while pool.num_proven < num_workers and clock() - began < _UP_S:
+        _decoded(pool, endless, num_workers)
 
 
 def _cost(
@@ -97,7 +108,6 @@ def _cost(
     """
     endless, few = itertools.cycle(refs), max(_FEW, num_workers)
     began = clock()
-    _decoded(pool, endless, num_workers)  # has all workers come up
     found, given = _Decoded(), few
     before, measured_from = _core_seconds(pool), clock()
     while given:

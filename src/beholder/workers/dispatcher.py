@@ -314,6 +314,10 @@ class Dispatcher:
         """Of the workers that run now."""
         return [process.process_id for slot in self._workers if (process := slot.process) is not None]
 
+    def num_proven(self) -> int:
+        """Workers that have made a picture."""
+        return sum(slot.is_up and slot.busy_s > 0 for slot in self._workers)
+
     def close(self) -> None:
         """End the workers and the thread, unless they are those of a process that was forked to this one."""
         self._stopping = True
