@@ -115,6 +115,24 @@ def test_a_tower_on_the_processor_shares_its_cores(rates_file: Write, devices: s
     assert sum(found["core_shares"].values()) == pytest.approx(1)
 
 
+def test_few_workers_take_turns_with_the_tower(rates_file: Write) -> None:
+    """1000 pictures on 2 cores: 1 worker decodes 2 s, 2 threads compute 3 core-seconds, the process itself works 0.2.
+
+    All four threads have half a core until the process has had its 0.2 s (at 0.4 s); then three have two thirds of one: the
+    tower's remaining 2.6 take 1.95 s, in which the worker gets on by 1.3; its last 0.5 s it has a core, and the other idles.
+    """
+    tower = [{**TYPED["towers"][1], "core_s": 0.003}]
+    words = ("--count", "1000", "--pixels", "1000x100", "--cores", "2", "--rates", rates_file(towers=tower))
+    found = planned(*words)
+    assert (found["workers"], found["stage_seconds"]["decode"]) == (1, pytest.approx(2))
+    assert found["stage_seconds"]["cores"] == pytest.approx(0.4 + 1.95 + 0.5)
+    assert (found["slowest_stage"], found["binds"], seconds(found)) == ("cores", "tower", pytest.approx(2.85 + 25))
+    both = planned(*words, "-j", "2")
+    assert both["stage_seconds"]["cores"] == pytest.approx(5.2 / 2), "two workers leave no core idle"
+    text = CliRunner().invoke(app, ["plan", *words, "--threads", "1"], env={"COLUMNS": "200"}).stdout
+    assert "(of what the cores do: the tower 58 %, decoding 38 %, feeding the device 4 %)" in text
+
+
 def test_few_decode_workers_are_named_where_they_bind(rates_file: Write) -> None:
     words = ("--count", COUNT, "--pixels", SMALL, "--rates", rates_file(), "-j", "2")
     found = planned(*words)
@@ -168,7 +186,11 @@ def test_embeddings_by_their_rows(rates_file: Write, here: Path) -> None:
     np.save("rows.npy", np.zeros((1000, 768), np.float16))
     found = planned("rows.npy", "--rates", rates_file())
     assert (found["unit"], found["count"], found["read_bytes"]) == ("rows", 1000, 128 + 1000 * 1536)
-    assert found["stage_seconds"] == {"scoring": pytest.approx(10), "storage": pytest.approx(0.0016, rel=0.1)}
+    written_s = 1000 * 13.09 / 2e8
+    assert found["stage_seconds"] == {"scoring": pytest.approx(10), "storage": pytest.approx(written_s)}  # just made: in memory
+    assert any("100 % of what is read lies in the memory" in note for note in found["notes"])
+    ours = planned("rows.npy", "--rates", rates_file(), "--machines", "2")  # the other one's memory has nothing of it
+    assert ours["stage_seconds"]["storage"] == pytest.approx((0.001536 + written_s) / 2, rel=0.1)
     assert found["binds"] == "scoring"
     assert found["start_seconds"] == pytest.approx(2, abs=60)  # and looking at the file
     half = planned("rows.npy", "--rates", rates_file(), "--cores", "4", "--machines", "2")

@@ -120,7 +120,8 @@ def _setup(found: JobPlan) -> str:
 
 def _binding(estimate: Estimate, setup: Setup) -> str:
     advice = _ADVICE[estimate.binds]
-    if estimate.slowest == "decode" and setup.num_workers < setup.cores_each:
+    is_short = estimate.binds == "decode" and (estimate.slowest == "decode" or not estimate.are_full)
+    if is_short and setup.num_workers < setup.cores_each:
         workers = "1 decode worker" if setup.num_workers == 1 else f"{setup.num_workers:,} decode workers"
         advice = (
             f"decoding by {workers} beside {setup.cores_each:,} cores; more of them (-j), or --decoder scaled, make it faster"
@@ -128,7 +129,8 @@ def _binding(estimate: Estimate, setup: Setup) -> str:
     if estimate.slowest != "cores":
         return advice
     shares = sorted(estimate.core_shares.items(), key=lambda item: -item[1])
-    return f"{advice} (the cores are full: " + ", ".join(f"{_WORDS[name]} {100 * share:.0f} %" for name, share in shares) + ")"
+    told = "the cores are full" if estimate.are_full else "of what the cores do"
+    return f"{advice} ({told}: " + ", ".join(f"{_WORDS[name]} {100 * share:.0f} %" for name, share in shares) + ")"
 
 
 def _hours(hours: float) -> str:

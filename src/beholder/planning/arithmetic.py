@@ -2,12 +2,14 @@
 
 A run is a pipeline: reading, decoding, the tower and writing work side by side, so the slowest of them decides, and the start
 is added. What shares the processor's cores adds up: decode workers, the process that feeds the device, and on a processor the
-tower. That process is one for each device, and whatever it does shares one interpreter lock: it hands pictures on and writes
-(`RunRate.core_s`), and gives batches to the device (`TowerRate.feed_s`).
+tower, all of whose threads the system gives equal shares (`shared_seconds`). The process that feeds a device is one for each,
+and whatever it does shares one interpreter lock: it hands pictures on and writes (`RunRate.core_s`), and gives batches to the
+device (`TowerRate.feed_s`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -29,13 +31,20 @@ class Work:
         num_rows: pictures, or rows of embeddings.
         pixels: of a picture, on average; 0 of embeddings.
         read_bytes: all that is read.
+        memory_share: of these, what lies in the machine's memory already and does not come from its storage, 0 to 1.
         look_s: seconds that looking at the sources takes, which each run does once.
     """
 
     num_rows: float
     pixels: float
     read_bytes: float
+    memory_share: float = 0.0
     look_s: float = 0.0
+
+    @property
+    def stored_bytes(self) -> float:
+        """What is read from storage."""
+        return self.read_bytes * (1 - self.memory_share)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +95,7 @@ class Estimate:
         seconds: of each stage, were it alone.
         core_shares: of the work of the cores: decode, feed, and of a tower on the processor tower; they add up to 1. Of
             embeddings: nothing.
+        are_full: whether no core is ever idle while the cores are what is slowest; else more threads would help.
         start_s: before the first picture and after the last one.
         slowest: of the stages.
         gpu_hours: hours of all GPUs together.
@@ -94,6 +104,7 @@ class Estimate:
 
     seconds: dict[Stage, float]
     core_shares: dict[Stage, float]
+    are_full: bool
     start_s: float
     slowest: Stage
     gpu_hours: float
@@ -128,6 +139,22 @@ def storage_seconds(storage: StorageRate, read: float, written: float, machines:
     return (read / storage.read_bytes_per_second + written / storage.write_bytes_per_second) / machines
 
 
+def shared_seconds(jobs: Sequence[tuple[int, float]], cores: int) -> float:
+    """Seconds until all of some jobs are done that begin together: (threads, seconds of a core) of each, on so many cores.
+
+    Threads that have work get equal shares of the cores, none more than one core (processor sharing, the fluid limit of the
+    system's scheduler). In a run the stages take turns all the time; what they get on the whole is the same.
+    """
+    left, total = [(threads, core_s) for threads, core_s in jobs if core_s > 0], 0.0
+    while left:
+        share = min(1.0, cores / sum(threads for threads, _ in left))
+        step = min(core_s / threads for threads, core_s in left) / share
+        total += step
+        rest = [(threads, core_s - step * share * threads) for threads, core_s in left]
+        left = [(threads, core_s) for (threads, core_s), (_, before) in zip(rest, left, strict=True) if core_s > 1e-9 * before]
+    return total
+
+
 def estimate_pictures(work: Work, rates: PictureRates, setup: Setup, *, keeps_embeddings: bool) -> Estimate:
     """A job on pictures."""
     decode_s, tower_s = rates.decode.core_s(work.pixels), rates.tower.core_s
@@ -138,18 +165,19 @@ def estimate_pictures(work: Work, rates: PictureRates, setup: Setup, *, keeps_em
     on_cores |= {"feed": rates.run.core_s + tower_s} if setup.is_gpu else {"tower": tower_s}
     sums = sum(on_cores.values())
     seconds: dict[Stage, float] = {
-        "cores": work.num_rows / setup.machines * sums / setup.cores,
         "decode": each * decode_s / max(1, setup.num_workers),
         "tower": each / rates.tower.pictures_per_second if setup.is_gpu else each * tower_s / setup.num_threads,
         "feed": each * (feed_s + (0 if setup.num_workers else decode_s)),
-        "storage": storage_seconds(rates.storage, work.read_bytes, written, setup.machines),
+        "storage": storage_seconds(rates.storage, work.stored_bytes, written, setup.machines),
     }
-    slowest: Stage = max(seconds, key=lambda stage: seconds[stage])
+    seconds = {"cores": _cores_s(each * setup.devices, on_cores, setup), **seconds}
+    slowest = _slowest(seconds)
     start_s = rates.run.start_s + rates.tower.load_s + work.look_s
     total_s = seconds[slowest] + start_s
     return Estimate(
         seconds=seconds,
         core_shares={name: value / sums for name, value in on_cores.items()},
+        are_full=seconds["cores"] <= each * setup.devices * sums / setup.cores * (1 + 1e-9),
         start_s=start_s,
         slowest=slowest,
         gpu_hours=total_s / 3600 * setup.machines * setup.devices if setup.is_gpu else 0.0,
@@ -158,17 +186,42 @@ def estimate_pictures(work: Work, rates: PictureRates, setup: Setup, *, keeps_em
     )
 
 
+def _slowest(seconds: dict[Stage, float]) -> Stage:
+    """The slowest stage; all that the cores do only where it takes longer than any one of them."""
+    stage: Stage = max((stage for stage in seconds if stage != "cores"), key=lambda stage: seconds[stage])
+    return "cores" if seconds.get("cores", 0.0) > seconds[stage] * (1 + 1e-9) else stage
+
+
+def _cores_s(num_pictures: float, on_cores: dict[Stage, float], setup: Setup) -> float:
+    """Seconds of all that the cores of a machine do for so many pictures.
+
+    Beside a GPU all cores decode, and stand back for the process that feeds it; a tower on the processor takes turns with
+    decode workers, which then leave cores idle where they are few.
+    """
+    if setup.is_gpu:
+        return num_pictures * sum(on_cores.values()) / setup.cores
+    feeding_s = on_cores["feed"] + (0 if setup.num_workers else on_cores["decode"])
+    jobs = [
+        (setup.devices, num_pictures * feeding_s),
+        (setup.devices * setup.num_threads, num_pictures * on_cores["tower"]),
+    ]
+    if setup.num_workers:
+        jobs.append((setup.devices * setup.num_workers, num_pictures * on_cores["decode"]))
+    return shared_seconds(jobs, setup.cores)
+
+
 def estimate_rows(work: Work, rows: RowsRate, storage: StorageRate, setup: Setup) -> Estimate:
     """A job on embeddings: the kernel works on all cores, and its rate is in proportion to them."""
     written = written_bytes(work.num_rows)
     seconds: dict[Stage, float] = {
         "scoring": work.num_rows / rows.rows_per_second * rows.num_cores / setup.cores / setup.machines,
-        "storage": storage_seconds(storage, work.read_bytes, written, setup.machines),
+        "storage": storage_seconds(storage, work.stored_bytes, written, setup.machines),
     }
-    slowest: Stage = max(seconds, key=lambda stage: seconds[stage])
+    slowest = _slowest(seconds)
     return Estimate(
         seconds=seconds,
         core_shares={},
+        are_full=False,
         start_s=rows.start_s + work.look_s,
         slowest=slowest,
         gpu_hours=0.0,

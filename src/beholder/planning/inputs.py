@@ -5,19 +5,26 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from beholder.errors import InputError
+from beholder.io import locations
+from beholder.io.page_cache import share_in_memory
 from beholder.planning.arithmetic import Work
 from beholder.sources.find import find
 from beholder.sources.reader import Part, PicturePart, ReadOptions, SourceOptions, picture_reader
-from beholder.sources.sampling import sample_sizes, spread
+from beholder.sources.sampling import sample_refs, sample_sizes, spread
 
 _COUNTED_PARTS = 16
 _COUNT_S = 10.0
 _COUNT_FEW = 2
 _SIGMAS = 2.0
 _SIZES = 400
+_ALONE = ("files", "table")
+"""Kinds of parts whose pictures are files of their own."""
+_FILES = 64
+"""So many files are looked up in memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,10 +51,22 @@ def inputs_of(sources: Sequence[str], pictures: SourceOptions, embeddings: ReadO
     began = time.monotonic()
     found = find(sources, pictures, embeddings)
     look_s = time.monotonic() - began  # a run looks like this, too
-    return _pictures(found.pictures, pictures, look_s) if found.pictures else _rows(found.embeddings, look_s)
+    in_memory = _share_in_memory(found.pictures or found.embeddings, pictures)
+    work = _pictures(found.pictures, pictures) if found.pictures else _rows(found.embeddings)
+    return replace(work, work=replace(work.work, look_s=look_s, memory_share=in_memory))
 
 
-def _pictures(parts: Sequence[PicturePart], options: SourceOptions, look_s: float) -> Inputs:
+def _share_in_memory(parts: Sequence[PicturePart] | Sequence[Part], options: SourceOptions) -> float:
+    """Share of the sources that lies in this machine's memory; 0 where nothing tells. Before anything else is read of them."""
+    alone = [part for part in parts if isinstance(part, PicturePart) and part.kind in _ALONE]
+    packed = [part.path for part in parts if part.kind not in _ALONE]
+    files = [packed[place] for place in spread(len(packed), _FILES)]
+    files += [ref.path for ref in sample_refs(alone, _FILES, replace(options, columns=())) if ref.path is not None]
+    local = [Path(locations.local_path(path)) for path in files if locations.is_local(path)]
+    return (share_in_memory(local) or 0.0) * len(local) / max(1, len(files))
+
+
+def _pictures(parts: Sequence[PicturePart], options: SourceOptions) -> Inputs:
     count, error, notes = _count(parts, options)
     sizes = sample_sizes(parts, options, most=_SIZES)
     if not len(sizes.pixels):
@@ -58,7 +77,7 @@ def _pictures(parts: Sequence[PicturePart], options: SourceOptions, look_s: floa
     if not all(part.num_bytes for part in parts):
         num_bytes = count * float(sizes.num_bytes.mean())
         notes.append(f"bytes: {sizes.num_bytes.mean():,.0f} a picture, the mean of the same")
-    work = Work(num_rows=count, pixels=pixels, read_bytes=num_bytes, look_s=look_s)
+    work = Work(num_rows=count, pixels=pixels, read_bytes=num_bytes)
     return Inputs(unit="pictures", work=work, error=error, notes=tuple(notes))
 
 
@@ -83,7 +102,7 @@ def _count(parts: Sequence[PicturePart], options: SourceOptions) -> tuple[float,
         if len(counted) >= _COUNT_FEW and time.monotonic() > deadline:
             break
         part = unknown[place]
-        blocks = picture_reader(part.kind).blocks(part, 0, None, options)
+        blocks = picture_reader(part.kind).blocks(part, 0, None, replace(options, columns=()))
         counted.append((sum(len(block.refs) for block in blocks), part.num_bytes))
     rows, num_bytes = sum(found for found, _ in counted), sum(size for _, size in counted)
     in_all = sum(part.num_bytes for part in unknown)
@@ -102,7 +121,7 @@ def _count(parts: Sequence[PicturePart], options: SourceOptions) -> tuple[float,
     return estimate, error, [f"{what}, the others go by their bytes: ± {100 * error:.1f} %"]
 
 
-def _rows(parts: Sequence[Part], look_s: float) -> Inputs:
+def _rows(parts: Sequence[Part]) -> Inputs:
     unknown = next((part for part in parts if part.num_rows is None), None)
     if unknown is not None:
         raise InputError(f"{unknown.path}: only reading it through tells how many rows it has; .npy and Parquet files say it")
@@ -112,6 +131,5 @@ def _rows(parts: Sequence[Part], look_s: float) -> Inputs:
         num_rows=sum(part.num_rows or 0 for part in parts),
         pixels=0.0,
         read_bytes=sum(part.num_bytes for part in parts),
-        look_s=look_s,
     )
     return Inputs(unit="rows", work=work, error=0.0, notes=tuple(notes), dim=parts[0].dim)

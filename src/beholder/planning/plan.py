@@ -18,6 +18,7 @@ from beholder.scoring.status import status_of
 from beholder.sources.reader import ReadOptions, SourceOptions
 
 _BUSY = 0.1
+_TOLD_SHARE = 0.01
 _NOT_COMPILED = (
     "rates are those of a tower that is not compiled; a run with --compile takes another time, which bench does not measure"
 )
@@ -79,14 +80,21 @@ def plan(options: PlanOptions) -> JobPlan:
         with doing("looking at the sources"):
             inputs = inputs_of(
                 options.sources,
-                SourceOptions(columns=(), picture_column=options.picture_column),
+                SourceOptions(picture_column=options.picture_column),
                 ReadOptions(embedding_column=options.embedding_column),
             )
     else:
         inputs = _told(options, rates)
     if options.out is not None:
         inputs = _left(inputs, options.out)
+    if options.machines > 1:  # others have a memory of their own
+        inputs = replace(inputs, work=replace(inputs.work, memory_share=0.0))
     notes += inputs.notes
+    if inputs.work.memory_share > _TOLD_SHARE:
+        notes.append(
+            f"{100 * inputs.work.memory_share:.0f} % of what is read lies in the memory of this machine now, and is not "
+            "counted as read from storage"
+        )
     if rates.busy > _BUSY:
         notes.append(
             f"while rates were measured, others had {100 * rates.busy:.0f} % of the processor; measure again when it is quiet"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import subprocess
 import sys
 import tarfile
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from time import process_time
@@ -13,6 +15,7 @@ from time import process_time
 import numpy as np
 
 from beholder.engine.engine import Engine
+from beholder.errors import BeholderError
 from beholder.io.places import listing
 from beholder.kernels.scoring import Affine
 from beholder.models.backbones import TowerShape
@@ -32,9 +35,6 @@ _PICTURE_PX = (60, 70)
 _MOST_ROWS, _MOST_ROW_BYTES = 1_000_000, 256 << 20
 """Of the file of embeddings: as many as a shard has, where that is not too much."""
 _FEW_FILES, _MANY_FILES = 1, 4
-_COMMAND = ("cli.app", "cli.show", "scoring.score")
-_PICTURES = (*_COMMAND, "engine.engine", "scoring.pictures")
-"""What a job imports before it begins."""
 
 
 def _head(folder: Path, dim: int) -> str:
@@ -43,49 +43,71 @@ def _head(folder: Path, dim: int) -> str:
     return str(path)
 
 
-def _import_seconds(modules: Sequence[str], clock: Clock) -> float:
-    """Seconds until a new process has imported them."""
-    code = "import " + ", ".join(f"beholder.{name}" for name in modules)
+def _command_seconds(line: Sequence[str], clock: Clock) -> float:
+    """Seconds of a new process: of its imports, its work and its end. Raises BeholderError."""
     began = clock()
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-    return clock() - began
+    done = subprocess.run([sys.executable, *line], capture_output=True, text=True, check=False)
+    seconds = clock() - began
+    if done.returncode != 0:
+        last = done.stderr.strip().splitlines()[-1:] or [f"status {done.returncode}"]
+        raise BeholderError(f"a run that was to be measured failed: {last[0]}")
+    return seconds
 
 
 def measure_run(folder: Path, image_px: int, *, clock: Clock) -> RunRate:
-    """Two runs over tars of small pictures with hardly a tower: a picture's cost is the difference, the start is the rest.
+    """Runs over tars of small pictures with hardly a tower.
 
-    The process's own time is taken, without that of its decode workers.
+    A picture's cost is the difference of two, in the time of the process itself, without its decode workers; the start is what
+    is left of the seconds of a whole process with few.
     """
-    shape = TowerShape(image_px, image_px, _DIM, 1, 1, _DIM, _DIM)
-    engine = Engine(random_tower(shape), device="cpu", precision="fp32")
-    head = _head(folder, _DIM)
-    tar = folder / "pictures.tar"
-    _make_tar(tar)
+    _make_tar(folder / "pictures.tar")
+    engine = _engine(image_px)
     spent: dict[int, tuple[float, float]] = {}
     written: dict[int, int] = {}
     for count in (0, _FEW_TARS, _MANY_TARS):  # the first one warms up
-        tars = [folder / f"{count}_{number}.tar" for number in range(max(1, count))]
-        for path in tars:
-            path.symlink_to(tar)
-        options = ScoreOptions(
-            sources=tuple(map(str, tars)), out=str(folder / f"scores_{count}"), heads=(head,), device="cpu", precision="fp32"
-        )
         core_began, began = process_time(), clock()
-        plan = plan_scores(options, str(options.out), open_tower=lambda options, heads: (_facts(engine), engine))
-        execute(plan, options, on_plan=lambda _: None, on_progress=lambda *_: None, on_resume=lambda *_: None)
+        out = _run(folder, max(1, count), engine)
         spent[count] = process_time() - core_began, clock() - began
-        written[count] = sum(entry.num_bytes for entry in listing(str(options.out)).values())
+        written[count] = sum(entry.num_bytes for entry in listing(str(out)).values())
     tower_s = _tower_core_s(engine)
     engine.close()
     more = (_MANY_TARS - _FEW_TARS) * _TAR_PICTURES
     core_s = max(0.0, (spent[_MANY_TARS][0] - spent[_FEW_TARS][0]) / more - tower_s)
     each_s = max(0.0, (spent[_MANY_TARS][1] - spent[_FEW_TARS][1]) / more)
-    start_s = max(0.0, spent[_FEW_TARS][1] - each_s * _FEW_TARS * _TAR_PICTURES)
+    code = "import sys, beholder.planning.run_rate as it; it.run_alone(sys.argv[1], int(sys.argv[2]))"
+    whole_s = _command_seconds(["-c", code, str(folder), str(image_px)], clock)
     return RunRate(
         core_s=core_s,
-        start_s=start_s + _import_seconds(_PICTURES, clock),
+        start_s=max(0.0, whole_s - each_s * _FEW_TARS * _TAR_PICTURES),
         written_bytes=(written[_MANY_TARS] - written[_FEW_TARS]) / more,
     )
+
+
+def run_alone(folder: str, image_px: int) -> None:
+    """All that a process does which `beholder score` is called in, for few pictures: what it imports is imported here."""
+    importlib.import_module("beholder.cli.app")
+    importlib.import_module("beholder.cli.show")
+    engine = _engine(image_px)
+    _run(Path(folder), _FEW_TARS, engine)
+    engine.close()
+
+
+def _engine(image_px: int) -> Engine:
+    return Engine(random_tower(TowerShape(image_px, image_px, _DIM, 1, 1, _DIM, _DIM)), device="cpu", precision="fp32")
+
+
+def _run(folder: Path, num_tars: int, engine: Engine) -> Path:
+    """Score so many of the tars; where the scores are."""
+    made = Path(tempfile.mkdtemp(dir=folder))
+    tars = [made / f"{number}.tar" for number in range(num_tars)]
+    for path in tars:
+        path.symlink_to(folder / "pictures.tar")
+    options = ScoreOptions(
+        sources=tuple(map(str, tars)), out=str(made / "scores"), heads=(_head(folder, _DIM),), device="cpu", precision="fp32"
+    )
+    plan = plan_scores(options, str(options.out), open_tower=lambda options, heads: (_facts(engine), engine))
+    execute(plan, options, on_plan=lambda _: None, on_progress=lambda *_: None, on_resume=lambda *_: None)
+    return made / "scores"
 
 
 def _make_tar(path: Path) -> None:
@@ -120,7 +142,10 @@ def _tower_core_s(engine: Engine) -> float:
 
 
 def measure_rows(folder: Path, dim: int, *, clock: Clock) -> RowsRate:
-    """Two jobs on files of float16 embeddings, which the page cache holds: the rate is that of the rows between them."""
+    """Two jobs on files of float16 embeddings, which the page cache holds: the rate is that of the rows between them.
+
+    The start is what is left of the whole command for the fewer of them.
+    """
     num_rows = min(_MOST_ROWS, _MOST_ROW_BYTES // (2 * dim))
     some = np.random.default_rng(0).standard_normal((min(num_rows, 10_000), dim), np.float32).astype(np.float16)
     np.save(folder / "rows.npy", np.resize(some, (num_rows, dim)))
@@ -136,9 +161,12 @@ def measure_rows(folder: Path, dim: int, *, clock: Clock) -> RowsRate:
         seconds[count] = clock() - began
     more = (_MANY_FILES - _FEW_FILES) * num_rows
     each_s = max(1e-12, (seconds[_MANY_FILES] - seconds[_FEW_FILES]) / more)
+    few = [str(folder / f"{_FEW_FILES}_{number}.npy") for number in range(_FEW_FILES)]
+    line = ["-m", "beholder", "score", *few, "-o", str(folder / "rows"), "--head", head]
+    whole_s = _command_seconds(line, clock)
     return RowsRate(
         rows_per_second=1 / each_s,
         num_cores=all_cores(),
         dim=dim,
-        start_s=max(0.0, seconds[_FEW_FILES] - each_s * _FEW_FILES * num_rows) + _import_seconds(_COMMAND, clock),
+        start_s=max(0.0, whole_s - each_s * _FEW_FILES * num_rows),
     )

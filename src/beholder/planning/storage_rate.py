@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import mmap
 import os
 import secrets
 from pathlib import Path
@@ -13,11 +11,11 @@ import numpy as np
 
 from beholder.errors import reading_failed, writing_failed
 from beholder.io import locations, storage, writing
+from beholder.io.page_cache import share_in_memory
 from beholder.planning.rates import Clock, StorageRate
 
 _PIECE_BYTES = 8 << 20
 _MOST_BYTES = 512 << 20
-_SAMPLES = 64
 _CACHED_SHARE = 0.5
 
 
@@ -54,7 +52,8 @@ def _local(place: str, path: Path, piece: bytes, seconds: float, clock: Clock) -
         with path.open("rb", buffering=0) as file:
             if hasattr(os, "posix_fadvise"):
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-            is_cached = _share_in_memory(file.fileno(), written) > _CACHED_SHARE
+            in_memory = share_in_memory([path])
+            is_cached = in_memory is None or in_memory > _CACHED_SHARE
             began, read = clock(), 0
             while (not read or clock() - began < seconds / 3) and (found := file.read(_PIECE_BYTES)):
                 read += len(found)
@@ -67,25 +66,6 @@ def _local(place: str, path: Path, piece: bytes, seconds: float, clock: Clock) -
         write_bytes_per_second=written / max(write_s, 1e-9),
         is_cached=is_cached,
     )
-
-
-def _share_in_memory(handle: int, num_bytes: int) -> float:
-    """Which share of a file's pages the system holds in memory, of a sample; 1 where it does not tell."""
-    try:
-        mincore = ctypes.CDLL(None, use_errno=True).mincore
-    except (AttributeError, OSError):
-        return 1.0
-    mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p]
-    state, found = (ctypes.c_ubyte * 1)(), 0
-    step = max(mmap.PAGESIZE, num_bytes // _SAMPLES // mmap.PAGESIZE * mmap.PAGESIZE)
-    places = range(0, num_bytes, step)
-    with mmap.mmap(handle, num_bytes, access=mmap.ACCESS_READ) as mapped:
-        view = np.frombuffer(mapped, np.uint8)
-        address = view.ctypes.data
-        for at in places:
-            found += mincore(address + at, 1, state) != 0 or bool(state[0] & 1)
-        del view
-    return found / len(places)
 
 
 def _remote(place: str, path: str, piece: bytes, seconds: float, clock: Clock) -> StorageRate:
