@@ -1,12 +1,13 @@
 """Whether `beholder plan` is right: bench, plan and the real run, one after the other; the run's seconds beside the plan's.
 
-    python benchmarks/plan.py [--cases small photographs rows] [--rounds 3] [--save]
+    python benchmarks/plan.py [--cases small photographs rows dropped] [--rounds 3] [--save]
 
 Cases:
 
 - small: 60,000 JPEGs of 70 x 60 in tars of 100 with a small tower (benchmarks/scale.py): what is not computing counts most;
 - photographs: 2,000 JPEGs from 512 x 384 to 12 MP (benchmarks/pictures.py) with a middle tower: decoding and the tower;
-- rows: ten files of 200,000 embeddings of 768 float16.
+- rows: ten files of 200,000 embeddings of 768 float16, which lie in memory; dropped: the same after the system was asked to
+  forget them (posix_fadvise), so that they come from the storage.
 
 Rates are measured once for each case, by whole commands, as a user does it; then the run is made `--rounds` times, and its
 median is compared. Seconds are of whole commands: imports and loading count on both sides. `--save` refuses a machine that
@@ -38,7 +39,8 @@ from beholder import Head, save_head
 from beholder.kernels.scoring import Affine
 
 DATA = scale.DATA
-COUNTS = {"small": 60_000, "photographs": 2000, "rows": 200_000}
+COUNTS = {"small": 60_000, "photographs": 2000, "rows": 200_000, "dropped": 200_000}
+ROWS = ("rows", "dropped")
 ROWS_DIM, ROWS_FILES = 768, 10
 MOST_BUSY = 0.1
 WITHIN = 0.15
@@ -57,8 +59,8 @@ class Case:
 def case_of(name: str, count: int) -> Case:
     """Make the inputs of a case where they are not there."""
     DATA.mkdir(exist_ok=True)
-    if name == "rows":
-        return _rows(count)
+    if name in ROWS:
+        return _rows(name, count)
     small = scale.make_inputs(DATA, count if name == "small" else scale.EACH)
     source = pictures.make_set(DATA / f"pictures_{count}", count) / "tars" if name == "photographs" else small
     tower = "small" if name == "small" else "middle"
@@ -66,7 +68,7 @@ def case_of(name: str, count: int) -> Case:
     return Case(name, source, words, ["--head", str(DATA / scale.HEAD), "--device", "cpu"])
 
 
-def _rows(count: int) -> Case:
+def _rows(name: str, count: int) -> Case:
     folder, head = DATA / f"plan_rows_{count}", DATA / "plan_head.safetensors"
     save_head(Head(name="plan", math=Affine(np.random.default_rng(5).standard_normal(ROWS_DIM), 5.0)), head)
     if not folder.is_dir():
@@ -75,7 +77,7 @@ def _rows(count: int) -> Case:
             rows = np.random.default_rng(number).standard_normal((count, ROWS_DIM), np.float32).astype(np.float16)
             np.save(made / f"{number}.npy", rows)
         made.rename(folder)
-    return Case("rows", folder, [], ["--head", str(head), "--space-check", "off"])
+    return Case(name, folder, [], ["--head", str(head), "--space-check", "off"])
 
 
 def run(*words: str) -> tuple[float, str]:
@@ -88,20 +90,34 @@ def run(*words: str) -> tuple[float, str]:
     return seconds, done.stdout
 
 
+def prepare(case: Case) -> None:
+    """Have the inputs in memory, or not."""
+    for path in sorted(path for path in case.source.rglob("*") if path.is_file()):
+        with path.open("rb", buffering=0) as file:
+            if case.name == "dropped":
+                os.fsync(file.fileno())
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+                continue
+            while file.read(8 << 20):
+                pass
+
+
 def measured(case: Case, rounds: int, scratch: Path) -> dict[str, Any]:
     """What was planned and what it took."""
     rates, out = scratch / f"{case.name}.json", scratch / case.name
     bench = ["bench", "--device", "cpu", "--storage", str(scratch), "-o", str(rates), "--json"]
-    if case.name == "rows":  # of its length, and no pictures to decode
+    if case.name in ROWS:  # of its length, and no pictures to decode
         bench += ["--backbone", "ViT-L/14", "--precision", "fp32", "--max-time", "20"]
     else:
         bench += [str(case.source), *case.common]
     bench_s, printed = run(*bench)
     known = json.loads(printed)
+    prepare(case)
     _, printed = run("plan", str(case.source), "--rates", str(rates), *case.common, "--json")
     planned, seconds = json.loads(printed), []
     for _ in range(rounds):
         shutil.rmtree(out, ignore_errors=True)
+        prepare(case)
         seconds.append(run("score", str(case.source), "-o", str(out), *case.common, *case.score)[0])
         print(f"{case.name}: planned {planned['hours'] * 3600:.1f} s, took {seconds[-1]:.1f} s", file=sys.stderr)
     return {
