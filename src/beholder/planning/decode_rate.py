@@ -62,13 +62,15 @@ def measure_decoding(
     Args:
         pictures: by what they are, at least one of each.
         options: which pixels.
-        own: which of `pictures` are those of the job: the line goes through their cost.
+        own: which of `pictures` are those of the job: the line goes through their cost, and they have half of the time.
         seconds: for all of it, about.
         clock: tells the time.
 
     Raises InputError: none of the pictures can be decoded.
     """
-    alone, together = (_costs(pictures, options, workers, seconds / 2, clock) for workers in (1, all_cores()))
+    shares = dict.fromkeys(pictures, 1.0) | ({} if own is None else {own: max(1.0, len(pictures) - 1.0)})
+    each = {what: seconds / 2 * share / sum(shares.values()) for what, share in shares.items()}
+    alone, together = (_costs(pictures, options, workers, each, clock) for workers in (1, all_cores()))
     sizes = {}
     for what, (core_s, pixels, num_bytes) in together.items():
         sizes[what] = SizeRate(what=what, pixels=pixels, num_bytes=num_bytes, core_s=core_s, core_s_alone=alone[what][0])
@@ -79,14 +81,14 @@ def measure_decoding(
 
 
 def _costs(
-    pictures: dict[str, list[PictureRef]], options: PixelOptions, num_workers: int, seconds: float, clock: Clock
+    pictures: dict[str, list[PictureRef]], options: PixelOptions, num_workers: int, seconds: dict[str, float], clock: Clock
 ) -> dict[str, tuple[float, float, float]]:
-    """What pictures are -> (seconds of a core for one, mean pixels, mean bytes), with so many workers."""
+    """What pictures are -> (seconds of a core for one, mean pixels, mean bytes): so many workers, so many seconds for each."""
     found = {}
     with DecodePool(options, num_workers=num_workers, num_slots=64 + 4 * num_workers) as pool:
         _warm_up(pool, next(iter(pictures.values())), num_workers, clock)
         for what, refs in pictures.items():
-            found[what] = _cost(pool, refs, num_workers, seconds / len(pictures), clock)
+            found[what] = _cost(pool, refs, num_workers, seconds[what], clock)
     return found
 
 
