@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from beholder.cli.app import app
+from beholder.planning.arithmetic import shared_seconds
 from beholder.scoring.score import score
 from oracles.picture_jobs import picture_bytes, score_options
 from oracles.tar_making import tar
@@ -116,21 +119,39 @@ def test_a_tower_on_the_processor_shares_its_cores(rates_file: Write, devices: s
 
 
 def test_few_workers_take_turns_with_the_tower(rates_file: Write) -> None:
-    """1000 pictures on 2 cores: 1 worker decodes 2 s, 2 threads compute 3 core-seconds, the process itself works 0.2.
+    """1000 pictures on 2 cores: 1 worker decodes 2 s, 2 threads compute 3 core-seconds.
 
-    All four threads have half a core until the process has had its 0.2 s (at 0.4 s); then three have two thirds of one: the
-    tower's remaining 2.6 take 1.95 s, in which the worker gets on by 1.3; its last 0.5 s it has a core, and the other idles.
+    While the tower computes, three threads have two thirds of a core: it takes 3 / (4/3) = 2.25 s, in which the worker gets on
+    by 1.5 s; the other 0.5 s the worker has a core, and the other one idles.
     """
     tower = [{**TYPED["towers"][1], "core_s": 0.003}]
-    words = ("--count", "1000", "--pixels", "1000x100", "--cores", "2", "--rates", rates_file(towers=tower))
+    file = rates_file(towers=tower, run={"core_s": 0})
+    words = ("--count", "1000", "--pixels", "1000x100", "--cores", "2", "--rates", file)
     found = planned(*words)
     assert (found["workers"], found["stage_seconds"]["decode"]) == (1, pytest.approx(2))
-    assert found["stage_seconds"]["cores"] == pytest.approx(0.4 + 1.95 + 0.5)
-    assert (found["slowest_stage"], found["binds"], seconds(found)) == ("cores", "tower", pytest.approx(2.85 + 25))
-    both = planned(*words, "-j", "2")
-    assert both["stage_seconds"]["cores"] == pytest.approx(5.2 / 2), "two workers leave no core idle"
-    text = CliRunner().invoke(app, ["plan", *words, "--threads", "1"], env={"COLUMNS": "200"}).stdout
+    assert found["stage_seconds"]["cores"] == pytest.approx(2.25 + 0.5)
+    assert (found["slowest_stage"], found["binds"], seconds(found)) == ("cores", "tower", pytest.approx(2.75 + 25))
+    assert planned(*words, "-j", "2")["stage_seconds"]["cores"] == pytest.approx(2.5), "two workers leave no core idle"
+    handing = rates_file(towers=tower, run={"core_s": 0.0002})
+    text = CliRunner().invoke(app, ["plan", *words[:-1], handing, "--threads", "1"], env={"COLUMNS": "200"}).stdout
     assert "(of what the cores do: the tower 58 %, decoding 38 %, feeding the device 4 %)" in text
+
+
+@given(jobs=st.lists(st.tuples(st.integers(1, 8), st.floats(0.01, 10)), min_size=1, max_size=3), cores=st.integers(1, 8))
+def test_shared_cores_are_never_more_than_there_are(jobs: list[tuple[int, float]], cores: int) -> None:
+    """Between what each stage takes alone, or all together on full cores, and what they take one after the other.
+
+    Where the threads are no more than the cores nobody waits; where one stage that fills the cores always has work, none idles.
+    """
+    found = shared_seconds(jobs, cores)
+    alone = [core_s / min(threads, cores) for threads, core_s in jobs]
+    together = sum(core_s for _, core_s in jobs) / cores
+    assert max(*alone, together) <= found * (1 + 1e-6)
+    assert found <= sum(alone) * (1 + 1e-6)
+    if sum(threads for threads, _ in jobs) <= cores:
+        assert found == pytest.approx(max(alone))
+    longest = (cores, 2 * cores * sum(alone))
+    assert shared_seconds([*jobs, longest], cores) == pytest.approx(together + longest[1] / cores)
 
 
 def test_few_decode_workers_are_named_where_they_bind(rates_file: Write) -> None:

@@ -9,6 +9,8 @@ device (`TowerRate.feed_s`).
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -20,6 +22,8 @@ SCORE_BYTES = 13.09
 EMBEDDING_BYTES = 2
 """Of one number of a kept embedding: float16."""
 
+_HALVINGS, _ROUNDS = 50, 100
+"""Of the interval in which the seconds of shared cores are looked for; of the parts of it that stages work."""
 Stage = Literal["cores", "decode", "tower", "feed", "scoring", "storage"]
 
 
@@ -140,19 +144,41 @@ def storage_seconds(storage: StorageRate, read: float, written: float, machines:
 
 
 def shared_seconds(jobs: Sequence[tuple[int, float]], cores: int) -> float:
-    """Seconds until all of some jobs are done that begin together: (threads, seconds of a core) of each, on so many cores.
+    """Seconds that stages of a pipeline take on so many cores: (threads, seconds of a core) of each stage.
 
-    Threads that have work get equal shares of the cores, none more than one core (processor sharing, the fluid limit of the
-    system's scheduler). In a run the stages take turns all the time; what they get on the whole is the same.
+    Threads that have work get equal shares of the cores, none more than one core (processor sharing). The slowest stage has
+    work all the time, the others a part of it, each at times of its own: how fast a stage is meanwhile is the mean over which
+    of the others are at work. The result is the least time in which none would have to work more than all of it.
     """
-    left, total = [(threads, core_s) for threads, core_s in jobs if core_s > 0], 0.0
-    while left:
-        share = min(1.0, cores / sum(threads for threads, _ in left))
-        step = min(core_s / threads for threads, core_s in left) / share
-        total += step
-        rest = [(threads, core_s - step * share * threads) for threads, core_s in left]
-        left = [(threads, core_s) for (threads, core_s), (_, before) in zip(rest, left, strict=True) if core_s > 1e-9 * before]
-    return total
+    some = [(threads, core_s) for threads, core_s in jobs if core_s > 0]
+    alone = [core_s / min(threads, cores) for threads, core_s in some]
+    least, most = max([*alone, sum(core_s for _, core_s in some) / cores]), sum(alone)
+    for _ in range(_HALVINGS):
+        middle = (least + most) / 2
+        least, most = (least, middle) if _can_be_done(some, cores, middle) else (middle, most)
+    return most
+
+
+def _can_be_done(jobs: Sequence[tuple[int, float]], cores: int, seconds: float) -> bool:
+    """Whether all stages are done in this time. Their parts of it are found from below, where nobody disturbs the others."""
+    parts = [0.0] * len(jobs)
+    for _ in range(_ROUNDS):
+        for at, (threads, core_s) in enumerate(jobs):
+            others = [(other, part) for place, ((other, _), part) in enumerate(zip(jobs, parts, strict=True)) if place != at]
+            parts[at] = core_s / threads / seconds / _mean_share(threads, others, cores)
+            if parts[at] > 1:
+                return False
+    return True
+
+
+def _mean_share(threads: int, others: Sequence[tuple[int, float]], cores: int) -> float:
+    """Share of a core that each of these threads has, on average, beside others that work a part of the time."""
+    mean = 0.0
+    for working in itertools.product((True, False), repeat=len(others)):
+        chance = math.prod(part if works else 1 - part for (_, part), works in zip(others, working, strict=True))
+        at_work = threads + sum(other for (other, _), works in zip(others, working, strict=True) if works)
+        mean += chance * min(1.0, cores / at_work)
+    return mean
 
 
 def estimate_pictures(work: Work, rates: PictureRates, setup: Setup, *, keeps_embeddings: bool) -> Estimate:

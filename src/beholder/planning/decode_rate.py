@@ -27,6 +27,7 @@ _GRAIN = 3.0
 _EACH = 4
 _FEW = 4
 """Of each size at least so many pictures are decoded, however long they take."""
+_ROUNDS = 3
 _UP_S = 60.0
 """Workers that have made no picture by then never do."""
 _MOST_GROWTH = 8
@@ -69,8 +70,8 @@ def measure_decoding(
     Raises InputError: none of the pictures can be decoded.
     """
     shares = dict.fromkeys(pictures, 1.0) | ({} if own is None else {own: max(1.0, len(pictures) - 1.0)})
-    each = {what: seconds / 2 * share / sum(shares.values()) for what, share in shares.items()}
-    alone, together = (_costs(pictures, options, workers, each, clock) for workers in (1, all_cores()))
+    each = {what: seconds / 2 / _ROUNDS * share / sum(shares.values()) for what, share in shares.items()}
+    alone, together = _costs(pictures, options, (1, all_cores()), each, clock)
     sizes = {}
     for what, (core_s, pixels, num_bytes) in together.items():
         sizes[what] = SizeRate(what=what, pixels=pixels, num_bytes=num_bytes, core_s=core_s, core_s_alone=alone[what][0])
@@ -80,16 +81,27 @@ def measure_decoding(
     return DecodeRate(constant_s=constant_s, pixel_s=pixel_s, decoder=options.decoder, image_px=options.size_px, sizes=chosen)
 
 
+_Cost = tuple[float, float, float]
+"""Seconds of a core for a picture, mean pixels, mean bytes."""
+
+
 def _costs(
-    pictures: dict[str, list[PictureRef]], options: PixelOptions, num_workers: int, seconds: dict[str, float], clock: Clock
-) -> dict[str, tuple[float, float, float]]:
-    """What pictures are -> (seconds of a core for one, mean pixels, mean bytes): so many workers, so many seconds for each."""
-    found = {}
-    with DecodePool(options, num_workers=num_workers, num_slots=64 + 4 * num_workers) as pool:
-        _warm_up(pool, next(iter(pictures.values())), num_workers, clock)
-        for what, refs in pictures.items():
-            found[what] = _cost(pool, refs, num_workers, seconds[what], clock)
-    return found
+    pictures: dict[str, list[PictureRef]], options: PixelOptions, counts: Sequence[int], seconds: dict[str, float], clock: Clock
+) -> list[dict[str, _Cost]]:
+    """What pictures cost with each of these numbers of workers: the middle one of several rounds of so many seconds each.
+
+    Rounds of all of them take turns, so that what slows the machine for a while does not meet one of them alone.
+    """
+    found: list[dict[str, list[_Cost]]] = [{what: [] for what in pictures} for _ in counts]
+    with contextlib.ExitStack() as opened:
+        pools = [opened.enter_context(DecodePool(options, num_workers=count, num_slots=64 + 4 * count)) for count in counts]
+        for pool, count in zip(pools, counts, strict=True):
+            _warm_up(pool, next(iter(pictures.values())), count, clock)
+        for _ in range(_ROUNDS):
+            for pool, count, costs in zip(pools, counts, found, strict=True):
+                for what, refs in pictures.items():
+                    costs[what].append(_cost(pool, refs, count, seconds[what], clock))
+    return [{what: sorted(some)[len(some) // 2] for what, some in costs.items()} for costs in found]
 
 
 def _warm_up(pool: DecodePool, refs: Sequence[PictureRef], num_workers: int, clock: Clock) -> None:
@@ -100,10 +112,8 @@ def _warm_up(pool: DecodePool, refs: Sequence[PictureRef], num_workers: int, clo
         _decoded(pool, endless, num_workers)
 
 
-def _cost(
-    pool: DecodePool, refs: Sequence[PictureRef], num_workers: int, seconds: float, clock: Clock
-) -> tuple[float, float, float]:
-    """(seconds of a core for one, mean pixels, mean bytes) of some pictures, given over and over for about so long.
+def _cost(pool: DecodePool, refs: Sequence[PictureRef], num_workers: int, seconds: float, clock: Clock) -> _Cost:
+    """What some pictures cost, given over and over for about so long.
 
     All that is given is waited for, so what the workers do is what is counted: nothing of it is left to the next pictures.
     Raises InputError where none can be decoded.
