@@ -31,7 +31,7 @@ class BenchOptions:
     out: str | None = option(
         None, "Keep the rates in this file.", flag=("--out", "-o"), shown="with the user's own data, as this machine's"
     )
-    max_time_s: float = option(45.0, "About so many seconds in all, shared out to the stages.", flag=("--max-time",))
+    max_time_s: float = option(30.0, "About so many seconds in all, shared out to the stages.", flag=("--max-time",))
     offline: bool | None = option(None, "Never use the network for the tower.")
 
     def __post_init__(self) -> None:
