@@ -5,8 +5,8 @@
 Measured in turn, round by round, so that a drift of the machine hits all; medians and ratios are printed.
 
 (a) 1,000,000 x 768 float16 in one .npy that is in the page cache, as reading it from the disk leaves it there, and as
-    writing it does (in larger pages): reader and kernel, against reading the same number of bytes from memory (a compiled
-    loop over int64, all cores), and the whole command with its Parquet output.
+    writing it does (how a file came there decides in how large pages it lies): reader and kernel, against reading the same
+    number of bytes from memory (a compiled loop over int64, all cores), and the whole command with its Parquet output.
 (b) the same file with embedding-reader and the published five layers in PyTorch.
 (c) birder's logits, 100,000 rows of Parquet and 20,000 of CSV, with VDC's aesthetic_filter: rates as both programs report
     them (imports and model loading left out), ours once more in a process that has scored before, and whole processes.
@@ -168,7 +168,7 @@ def run_beholder(source: Path, out: Path) -> dict[str, Any]:
 
 
 def read_from_disk(path: Path) -> None:
-    """Have a file in the page cache as reading leaves it: in small pages; a file that was just written lies in large ones."""
+    """Have a file in the page cache as reading it from its begin to its end leaves it there."""
     with path.open("rb", buffering=0) as file:
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
