@@ -140,6 +140,19 @@ def test_a_write_that_the_system_cuts_short_counts_as_what_was_written(tmp_path:
     assert found.read_bytes_per_second == pytest.approx((5 << 20) / 100 / 2)
 
 
+@pytest.mark.slow
+def test_no_room_for_what_is_made_is_one_line(here: Path, small_tower: Path) -> None:
+    """Files of 30 MB at most: a million rows of 24 float16 are 48 MB."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30 << 20, hard))
+    try:
+        with pytest.raises(OutputError, match=r"cannot write /.*; make room for 2 GB, or name another folder \(TMPDIR\)"):
+            bench(BenchOptions(backbone=str(small_tower), device="cpu", precision="fp32", max_time_s=1, out="rates.json"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not (here / "rates.json").exists()
+
+
 @pytest.mark.parametrize("small_first", [False, True])
 def test_pictures_pay_for_themselves_alone(tmp_path: Path, small_first: bool) -> None:
     """Small ones after large ones, of which some are queued at the worker when the clock ends: processor time, 100 to 1.

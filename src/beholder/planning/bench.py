@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from beholder.errors import InputError
+from beholder.errors import InputError, OutputError
 from beholder.notices import doing
 from beholder.options import all_cores
 from beholder.pixels.picture import PixelOptions
@@ -39,8 +41,7 @@ def bench(options: BenchOptions, *, clock: Clock = time.monotonic) -> tuple[Rate
     own = _own_pictures(options)
     place = options.storage or str(Path.cwd())
     idle = _Idle()
-    with tempfile.TemporaryDirectory(prefix="beholder-bench-") as scratch:
-        folder = Path(scratch)
+    with _scratch_folder() as folder:
         with doing("measuring the storage"):
             stored = measure_storage(place, seconds=options.max_time_s * SHARES["storage"], clock=clock)
         with doing("measuring the tower"):
@@ -73,6 +74,17 @@ def bench(options: BenchOptions, *, clock: Clock = time.monotonic) -> tuple[Rate
     )
     rates.save(found, options.out or str(rates.kept_path()))
     return found, notes
+
+
+@contextlib.contextmanager
+def _scratch_folder() -> Iterator[Path]:
+    """A folder for what is made to measure with: some 1.2 GB. Raises OutputError where it cannot be written."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="beholder-bench-") as name:
+            yield Path(name)
+    except OSError as error:
+        where, why = tempfile.gettempdir(), error.strerror or error
+        raise OutputError(f"cannot write {where}: {why}; make room for 2 GB, or name another folder (TMPDIR)") from error
 
 
 def _own_pictures(options: BenchOptions) -> dict[str, list[PictureRef]]:
