@@ -142,12 +142,15 @@ def test_a_write_that_the_system_cuts_short_counts_as_what_was_written(tmp_path:
 
 @pytest.mark.slow
 def test_no_room_for_what_is_made_is_one_line(here: Path, small_tower: Path) -> None:
-    """Files of 30 MB at most: a million rows of 24 float16 are 48 MB."""
+    """Files of 500 kB at most: a photograph of 3000 x 2000 is made that has more."""
+    options = BenchOptions(
+        backbone=str(small_tower), device="cpu", precision="fp32", max_time_s=1, storage="memory://bench", out="rates.json"
+    )
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (30 << 20, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, hard))
     try:
         with pytest.raises(OutputError, match=r"cannot write /.*; make room for 2 GB, or name another folder \(TMPDIR\)"):
-            bench(BenchOptions(backbone=str(small_tower), device="cpu", precision="fp32", max_time_s=1, out="rates.json"))
+            bench(options)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not (here / "rates.json").exists()
