@@ -116,6 +116,29 @@ def test_workers_end_with_a_caller_that_is_killed_or_interrupted(sent: signal.Si
     wait_until_gone(process_ids, 3.0)
 
 
+INSIDE = f"""
+import threading
+def interrupt(frame, event, arg):
+    if event == "return":
+        sys.settrace(None)
+        raise KeyboardInterrupt
+    return interrupt
+with DecodePool(options, num_workers=1, decoder={ODD!r}) as pool:
+    for outcome in pool.map((number, PictureRef(data=b"sleep:0.02:%d" % number)) for number in range(40)):
+        outcome.release()
+        if outcome.tag == 5:
+            sys.settrace(lambda frame, *_: interrupt if frame.f_code is threading.Condition.__enter__.__code__ else None)
+    sys.settrace(None)
+"""
+
+
+def test_an_interrupt_wherever_a_lock_is_taken_does_not_hang_the_caller() -> None:
+    """Ctrl-C the moment when a condition has taken its lock, in the caller's thread: nothing else would ever get it."""
+    done = subprocess.run(script(INSIDE), capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode in (0, 1, 130), done.stderr
+    assert done.stderr.count("Traceback") <= 1
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere it ends 5 s after its time limit")
 def test_a_hanging_worker_ends_even_when_its_caller_is_killed() -> None:

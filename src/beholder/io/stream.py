@@ -25,19 +25,20 @@ class Stream(Generic[Item]):
         self._most_bytes = most_bytes
         self._items: deque[tuple[Item, int]] = deque()
         self._num_bytes = 0
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()  # taken itself: Ctrl-C inside of a condition's `with` leaves it taken for good
+        self._changed = threading.Condition(self._lock)
         self._is_ended = self._is_left = False
         self._error: BaseException | None = None
 
     @property
     def is_full(self) -> bool:
         """Whether `put` would wait."""
-        with self._changed:
+        with self._lock:
             return self._num_bytes >= self._most_bytes
 
     def put(self, item: Item, num_bytes: int) -> bool:
         """Add an item as soon as there is room; False when nobody takes it any more."""
-        with self._changed:
+        with self._lock:
             self._changed.wait_for(lambda: self._is_left or self._num_bytes < self._most_bytes)
             if self._is_left:
                 return False
@@ -48,14 +49,14 @@ class Stream(Generic[Item]):
 
     def end(self, error: BaseException | None = None) -> None:
         """No more items come: those that were put are all, or `error` is raised where the next one would come."""
-        with self._changed:
+        with self._lock:
             if not self._is_ended:
                 self._is_ended, self._error = True, error
             self._changed.notify_all()
 
     def leave(self) -> None:
         """Nobody takes items any more; whoever was to take them says so, even if it never began."""
-        with self._changed:
+        with self._lock:
             self._is_left = True
             self._items.clear()
             self._num_bytes = 0
@@ -65,7 +66,7 @@ class Stream(Generic[Item]):
         """The items in order. Leaving early, by an error too, ends the stream. Raises what `end` was given."""
         try:
             while True:
-                with self._changed:
+                with self._lock:
                     self._changed.wait_for(lambda: self._items or self._is_ended)
                     if not self._items:
                         if self._error is not None:

@@ -229,9 +229,10 @@ class Dispatcher:
         self._next_tick = 0.0
         self._process_id = os.getpid()
         self._ringing = threading.Lock()
-        self._told = threading.Condition(threading.Lock())
+        self._telling = threading.Lock()  # taken itself: Ctrl-C inside of a condition's `with` leaves it taken for good
+        self._told = threading.Condition(self._telling)
         self._awaited: list[Job] = []
-        """Jobs that somebody waits for; under the lock of `_told`."""
+        """Jobs that somebody waits for; under `_telling`."""
         self._thread = threading.Thread(target=self._run, name="beholder-decode", daemon=True)
         with contextlib.ExitStack() as opened:  # closed again where one of the next cannot be had
             try:
@@ -276,7 +277,7 @@ class Dispatcher:
     def wait_for(self, job: Job, patience_s: float | None = None) -> Reply | None:
         """What became of a job; None where it is still under way after `patience_s`. Raises what ended the dispatcher."""
         if job.reply is None:
-            with self._told:
+            with self._telling:
                 self._awaited.append(job)
                 try:
                     self._told.wait_for(lambda: job.reply is not None or self.has_ended, patience_s)
@@ -288,7 +289,7 @@ class Dispatcher:
 
     def drop(self, job: Job, then: Callable[[], None]) -> None:
         """Nobody waits for this job any more; `then` is called once it is done, at once where it is."""
-        with self._told:
+        with self._telling:
             job.is_dropped = True
             is_done = job.reply is not None
             if not is_done:
@@ -343,7 +344,7 @@ class Dispatcher:
             self._end_all()
         except BaseException as error:
             self._failure = self._failure or error  # the first one says why
-        with self._told:  # whoever waits for a job learns why it is not done
+        with self._telling:  # whoever waits for a job learns why it is not done
             self.has_ended = True
             self._told.notify_all()
 
@@ -534,7 +535,7 @@ class Dispatcher:
         self._unspool(job)
         job.reply = reply
         if job.is_dropped:
-            with self._told:
+            with self._telling:
                 then, job.then = job.then, None
             if then is not None:
                 then()
@@ -542,7 +543,7 @@ class Dispatcher:
     def _tell(self) -> None:
         """Wake whoever waits for a job that is done now: once for many jobs, and nobody for whose job it is too early."""
         if self._awaited:
-            with self._told:
+            with self._telling:
                 if any(job.reply is not None for job in self._awaited):
                     self._told.notify_all()
 
