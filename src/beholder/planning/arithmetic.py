@@ -191,12 +191,12 @@ def estimate_pictures(work: Work, rates: PictureRates, setup: Setup, *, keeps_em
     on_cores |= {"feed": rates.run.core_s + tower_s} if setup.is_gpu else {"tower": tower_s}
     sums = sum(on_cores.values())
     seconds: dict[Stage, float] = {
+        "cores": _cores_s(each * setup.devices, on_cores, setup),
         "decode": each * decode_s / max(1, setup.num_workers),
         "tower": each / rates.tower.pictures_per_second if setup.is_gpu else each * tower_s / setup.num_threads,
         "feed": each * (feed_s + (0 if setup.num_workers else decode_s)),
         "storage": storage_seconds(rates.storage, work.stored_bytes, written, setup.machines),
     }
-    seconds = {"cores": _cores_s(each * setup.devices, on_cores, setup), **seconds}
     slowest = _slowest(seconds)
     start_s = rates.run.start_s + rates.tower.load_s + work.look_s
     total_s = seconds[slowest] + start_s

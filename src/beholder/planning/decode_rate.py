@@ -28,6 +28,7 @@ _EACH = 4
 _FEW = 4
 """Of each size at least so many pictures are decoded, however long they take."""
 _ROUNDS = 3
+"""Of all sizes, with one worker and with all; the middle one counts."""
 _UP_S = 60.0
 """Workers that have made no picture by then never do."""
 _MOST_GROWTH = 8
@@ -108,7 +109,7 @@ def _warm_up(pool: DecodePool, refs: Sequence[PictureRef], num_workers: int, clo
     """Have all workers start and make a picture, as what they load for the first one is none of its cost."""
     endless, began = itertools.cycle(refs), clock()
     _decoded(pool, endless, num_workers)
-    while pool.num_proven < num_workers and clock() - began < _UP_S:
+    while pool.num_warm < num_workers and clock() - began < _UP_S:
         _decoded(pool, endless, num_workers)
 
 

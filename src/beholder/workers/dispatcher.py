@@ -315,7 +315,7 @@ class Dispatcher:
         """Of the workers that run now."""
         return [process.process_id for slot in self._workers if (process := slot.process) is not None]
 
-    def num_proven(self) -> int:
+    def num_warm(self) -> int:
         """Workers that have made a picture."""
         return sum(slot.is_up and slot.busy_s > 0 for slot in self._workers)
 

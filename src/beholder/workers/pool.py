@@ -221,9 +221,9 @@ class DecodePool:
         return self._dispatcher.process_ids() if self._dispatcher is not None else []
 
     @property
-    def num_proven(self) -> int:
+    def num_warm(self) -> int:
         """Workers that have made a picture, with all that is loaded for the first one."""
-        return self._dispatcher.num_proven() if self._dispatcher is not None else 0
+        return self._dispatcher.num_warm() if self._dispatcher is not None else 0
 
     def map(self, refs: Iterator[tuple[Any, PictureRef]]) -> Iterator[Outcome]:
         """Make every picture of `refs` (pairs of a tag and a ref; may be endless): outcomes in the same order.
