@@ -22,8 +22,10 @@ SCORE_BYTES = 13.09
 EMBEDDING_BYTES = 2
 """Of one number of a kept embedding: float16."""
 
-_HALVINGS, _ROUNDS = 50, 100
-"""Of the interval in which the seconds of shared cores are looked for; of the parts of it that stages work."""
+_CLOSE = 1e-9
+"""Seconds of shared cores, and the parts of them that stages work, are looked for until they change by no more than this share."""
+_ROUNDS = 100
+"""At the most, of looking for those parts."""
 Stage = Literal["cores", "decode", "tower", "feed", "scoring", "storage"]
 
 
@@ -153,7 +155,7 @@ def shared_seconds(jobs: Sequence[tuple[int, float]], cores: int) -> float:
     some = [(threads, core_s) for threads, core_s in jobs if core_s > 0]
     alone = [core_s / min(threads, cores) for threads, core_s in some]
     least, most = max([*alone, sum(core_s for _, core_s in some) / cores]), sum(alone)
-    for _ in range(_HALVINGS):
+    while most - least > _CLOSE * most:
         middle = (least + most) / 2
         least, most = (least, middle) if _can_be_done(some, cores, middle) else (middle, most)
     return most
@@ -163,11 +165,14 @@ def _can_be_done(jobs: Sequence[tuple[int, float]], cores: int, seconds: float) 
     """Whether all stages are done in this time. Their parts of it are found from below, where nobody disturbs the others."""
     parts = [0.0] * len(jobs)
     for _ in range(_ROUNDS):
+        before = list(parts)
         for at, (threads, core_s) in enumerate(jobs):
             others = [(other, part) for place, ((other, _), part) in enumerate(zip(jobs, parts, strict=True)) if place != at]
             parts[at] = core_s / threads / seconds / _mean_share(threads, others, cores)
             if parts[at] > 1:
                 return False
+        if sum(parts) - sum(before) <= _CLOSE:
+            break
     return True
 
 
