@@ -6,6 +6,8 @@ INSTALLED := $(VENV)/.installed
 PEERS := .venv-peers
 # More than two cores: many tests wait for a process or a server.
 TEST_PROCESSES ?= 3
+# Images for containers often set it; then every process of the tests would compile the program and the tests anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo test test-slow soak lint bench bench-pictures bench-curation bench-page clean help
 

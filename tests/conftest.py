@@ -19,6 +19,7 @@ pytest.register_assert_rewrite("oracles")
 # No property fails because the machine is slow.
 settings.register_profile("untimed", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
+gc.disable()  # while tests are collected: it would look through all that is imported, again and again
 
 os.environ["RAY_AUTH_MODE"] = "disabled"  # else a token that any job of Ray left in the home folder decides who may connect
 
@@ -46,6 +47,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish() -> None:
     """What was imported stays: the collector need not look at it again and again."""
+    gc.enable()
     gc.collect()
     gc.freeze()
 
