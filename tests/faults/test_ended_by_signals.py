@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import time
 from pathlib import Path
@@ -48,9 +49,10 @@ def test_a_run_over_embeddings_is_ended(
     disturb(kind, rows_job, fault_table, tmp_path, num_faults, sending(*signals), ended)
 
 
-@sizes("slow", "soak")
-@pytest.mark.parametrize("signals", [(TERM,), (INT, INT)])
-@pytest.mark.parametrize("name", ["pictures", "devices"])
+PICTURES = list(itertools.product(("pictures", "devices"), [(TERM,), (INT, INT)]))
+
+
+@pytest.mark.parametrize(("name", "signals", "size"), sized(PICTURES, [], [PICTURES[0], PICTURES[-1]]))
 def test_a_run_over_pictures_is_ended(
     request: pytest.FixtureRequest,
     tmp_path: Path,

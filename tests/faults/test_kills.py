@@ -11,7 +11,7 @@ import pytest
 
 from oracles.disturbing import Fault, Job, disturb, ends_by, undisturbed
 from oracles.fault_table import FaultTable
-from oracles.tiers import sizes
+from oracles.tiers import sized, sizes
 
 KILLED = -signal.SIGKILL
 
@@ -69,7 +69,7 @@ def test_a_run_that_embeds_is_killed(tmp_path: Path, fault_table: FaultTable, em
     disturb("kill -9 of a run: embed", embed_job, fault_table, tmp_path, num_faults, kill_the_run, ends_by(KILLED))
 
 
-@sizes("slow", "soak")
+@sizes("soak")
 def test_a_run_on_two_devices_is_killed(tmp_path: Path, fault_table: FaultTable, devices_job: Job, num_faults: int) -> None:
     kind = "kill -9 of a run on --devices cpu:2"
     disturb(kind, devices_job, fault_table, tmp_path, num_faults, kill_the_run, ends_by(KILLED))
@@ -87,14 +87,13 @@ def test_a_decode_worker_is_killed(tmp_path: Path, fault_table: FaultTable, pict
     disturb(kind, pictures_job, fault_table, tmp_path, num_faults, kill_a_child, undisturbed)
 
 
-@sizes("slow", "soak")
+@sizes("soak")
 def test_all_decode_workers_are_killed(tmp_path: Path, fault_table: FaultTable, pictures_job: Job, num_faults: int) -> None:
     kind = "kill -9 of all decode workers at once"
     disturb(kind, pictures_job, fault_table, tmp_path, num_faults, kill_all_children, undisturbed)
 
 
-@sizes("slow", "soak")
-@pytest.mark.parametrize("what", ["a decode worker", "a run"])
+@pytest.mark.parametrize(("what", "size"), sized([("a decode worker",), ("a run",)], [], [("a decode worker",)]))
 def test_what_is_stopped_for_a_while_goes_on(
     tmp_path: Path, fault_table: FaultTable, pictures_job: Job, num_faults: int, what: str
 ) -> None:

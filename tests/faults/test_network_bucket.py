@@ -28,7 +28,7 @@ from oracles.fault_table import FaultTable, ManyKinds, Row, compare, rows_of
 from oracles.picture_jobs import picture_bytes, score_options
 from oracles.s3 import BUCKET, fill_bucket
 from oracles.tar_making import png, tar
-from oracles.tiers import mostly_slow, sizes
+from oracles.tiers import mostly_slow, sized, sizes
 
 ROWS = np.random.default_rng(5).standard_normal((90, 24)).astype(np.float32)
 ROWS[[0, 40, 41]] = 0  # which are rejected
@@ -129,6 +129,8 @@ def test_a_run_comes_through_what_passes(
 
 
 LASTING = ("500", "503 SlowDown", "403", "drop before", "lost answer", "cut body", "reset", "refuse", "stall")
+FILES = ("arrays", "table")
+OF_EACH_KIND = list(zip(LASTING, itertools.cycle(FILES)))
 
 
 @pytest.fixture
@@ -148,10 +150,7 @@ def impatient(network: BadProxy, monkeypatch: pytest.MonkeyPatch, kind: str) -> 
     return network
 
 
-@sizes("quick", "soak")
-@pytest.mark.parametrize(
-    ("kind", "name"), mostly_slow([(kind, name) for name in ("arrays", "table") for kind in LASTING], quick=1)
-)
+@pytest.mark.parametrize(("kind", "name", "size"), sized(itertools.product(LASTING, FILES), OF_EACH_KIND[:1], OF_EACH_KIND))
 def test_what_lasts_ends_in_one_line_and_the_same_command_finishes_later(
     tmp_path: Path, impatient: BadProxy, s3: Any, small_tower: Path, small_head: Path, plain_head: Path,
     fault_table: FaultTable, num_faults: int, kind: str, name: str,

@@ -30,7 +30,7 @@ from oracles.hub import Hub
 from oracles.picture_jobs import picture_bytes, score_options
 from oracles.small_towers import PICTURES, SHAPE
 from oracles.tar_making import png, tar
-from oracles.tiers import mostly_slow, sizes
+from oracles.tiers import mostly_slow, sized, sizes
 from oracles.web import running, serving
 
 SILENCE_S = 1.0
@@ -95,10 +95,10 @@ def test_a_run_comes_through_what_passes(
 
 
 LASTING = ("drop before", "500", "403", "cut body", "reset", "stall", "refuse")
+OF_EACH_KIND = list(zip(LASTING, itertools.cycle(JOBS[1:])))
 
 
-@sizes("quick", "soak")
-@pytest.mark.parametrize(("kind", "name"), mostly_slow([(kind, name) for kind in LASTING for name in JOBS[1:]], quick=1))
+@pytest.mark.parametrize(("kind", "name", "size"), sized(itertools.product(LASTING, JOBS[1:]), OF_EACH_KIND[:1], OF_EACH_KIND))
 def test_what_lasts_is_one_line_and_the_same_command_finishes_later(
     tmp_path: Path, network: BadProxy, small_tower: Path, small_head: Path, plain_head: Path,
     fault_table: FaultTable, num_faults: int, kind: str, name: str,
@@ -129,7 +129,9 @@ def test_what_lasts_is_one_line_and_the_same_command_finishes_later(
             break
 
 
-@pytest.mark.parametrize("kind", mostly_slow(["stall", "403", "500", "cut body", "stall in body", "drop before", "slow"]))
+@pytest.mark.parametrize(
+    "kind", mostly_slow(["stall", "403", "cut body", "500", "stall in body", "drop before", "slow"], slow=2)
+)
 def test_pictures_that_did_not_come_are_rejects_that_are_done_again(
     tmp_path: Path, network: BadProxy, small_tower: Path, small_head: Path, plain_head: Path,
     fault_table: FaultTable, kind: str,
@@ -184,8 +186,9 @@ def clip(tmp_path: Path) -> Path:
     return folder
 
 
-@sizes("quick", "soak")
-@pytest.mark.parametrize("kind", mostly_slow(["cut body", "500", *(k for k in NO_SILENCE if k not in ("cut body", "500"))]))
+@pytest.mark.parametrize(
+    ("kind", "size"), sized(zip(NO_SILENCE), [("cut body",)], [("500",), ("drop before",), ("lost answer",)])
+)
 def test_models_come_through_what_passes(
     tmp_path: Path, hub: tuple[Hub, BadProxy], clip: Path, plain_head: Path, fault_table: FaultTable, num_faults: int,
     kind: str, monkeypatch: pytest.MonkeyPatch,
@@ -217,7 +220,7 @@ def _weights(head: Head) -> bytes:
     return head.layers[0].weight.tobytes()
 
 
-@pytest.mark.parametrize("kind", mostly_slow(["cut body", "500", "403", "drop before", "refuse", "reset in body"]))
+@pytest.mark.parametrize("kind", mostly_slow(["cut body", "500", "refuse", "403", "drop before", "reset in body"], slow=2))
 def test_models_that_do_not_come_are_one_line_and_nothing_is_kept(
     hub: tuple[Hub, BadProxy], clip: Path, plain_head: Path, fault_table: FaultTable, kind: str
 ) -> None:

@@ -18,7 +18,7 @@ from oracles.disturbing import Job, Running, cost_of, told
 from oracles.fault_jobs import of_pictures, of_rows, write_rows, write_tars
 from oracles.fault_table import Difference, FaultTable
 from oracles.ray_nodes import NODE, actor_processes, cluster_of
-from oracles.tiers import sizes
+from oracles.tiers import sized
 
 pytestmark = [pytest.mark.filterwarnings("ignore")]
 
@@ -83,8 +83,7 @@ class Deaths:
         self._cluster.remove_node(self._node)
 
 
-@sizes("slow", "soak")
-@pytest.mark.parametrize("kind", ["pictures", "embeddings"])
+@pytest.mark.parametrize(("kind", "size"), sized([("pictures",), ("embeddings",)], [], [("embeddings",)]))
 def test_deaths_of_actors_nodes_and_drivers_cost_nothing(
     cluster: Any, tmp_path: Path, fault_table: FaultTable, job_env: dict[str, str], small_tower: Path, small_head: Path,
     plain_head: Path, kind: str, num_faults: int,

@@ -78,7 +78,7 @@ class Target:
     insides: tuple[Inside, ...] = ()
     is_made: bool = False
     is_text: bool = False
-    count: int = 33
+    count: int = 16
     limit_s: float = 10.0
     most_bytes: int = 400 << 20
     names_file: bool = True

@@ -41,10 +41,18 @@ def sizes(*names: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("size", [pytest.param(name, marks=SIZES[name], id=name) for name in names])
 
 
-def sized(cases: Iterable[tuple[Any, ...]], quick: Collection[tuple[Any, ...]]) -> list[Any]:
-    """Each case twice, with its size as the last of its values: quick if it is one of `quick`, else slow; and for the soak."""
+def sized(
+    cases: Iterable[tuple[Any, ...]], quick: Collection[tuple[Any, ...]], slow: Collection[tuple[Any, ...]] | None = None
+) -> list[Any]:
+    """Each case with its size as the last of its values: quick or slow if it is one of these, and for the soak.
+
+    `slow` is None: all that are not quick.
+    """
     return [
         pytest.param(*case, size, marks=SIZES[size])
         for case in cases
-        for size in ("quick" if case in quick else "slow", "soak")
+        for size in SIZES
+        if size == "soak"
+        or (size == "quick" and case in quick)
+        or (size == "slow" and case not in quick and (slow is None or case in slow))
     ]

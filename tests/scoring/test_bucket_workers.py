@@ -26,6 +26,8 @@ from oracles.tar_making import tar
 
 pytestmark = pytest.mark.slow
 
+NUM_TARS = 12
+
 
 @pytest.fixture(autouse=True)
 def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -61,7 +63,7 @@ def make_tars(folder: Path, num_tars: int, each: int) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("suffix", ["", ".parquet"])
+@pytest.mark.parametrize("suffix", ["", pytest.param(".parquet", marks=pytest.mark.soak)])
 def test_all_parts_at_once(tmp_path: Path, s3: Any, small_head: Path, scratch: Path, suffix: str) -> None:
     source = make_arrays(tmp_path / "in")
     (tmp_path / "local").mkdir()
@@ -98,7 +100,7 @@ def test_a_part_that_works_keeps_a_run_of_the_whole_out_and_no_other_part(tmp_pa
     assert not [key for key in stored(s3, "out/") if ".parts" in key or ".lease" in key]
 
 
-@pytest.mark.parametrize("suffix", ["", ".parquet"])
+@pytest.mark.parametrize("suffix", [pytest.param("", marks=pytest.mark.soak), ".parquet"])
 def test_two_devices(tmp_path: Path, s3: Any, small_tower: Path, plain_head: Path, scratch: Path, suffix: str) -> None:
     tars = make_tars(tmp_path / "tars", 5, 8)
     (tmp_path / "local").mkdir()
@@ -123,18 +125,18 @@ def test_actors_a_node_and_the_driver_die_while_ray_writes_into_the_bucket(
     from ray.cluster_utils import Cluster
 
     monkeypatch.delenv("TMPDIR")  # Ray's sockets need a short path
-    tars = make_tars(tmp_path / "tars", 24, 12)
+    tars = make_tars(tmp_path / "tars", NUM_TARS, 8)
     (tmp_path / "local").mkdir()
     alone = score(score_options((str(tars),), tmp_path / "local" / "out", small_tower, plain_head))
     cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
     try:
-        extra = [cluster.add_node(**NODE) for _ in range(2)]
+        extra = cluster.add_node(**NODE)
         cluster.wait_for_nodes()
         chance, killed = random.Random(5), []
         line = ["score", str(tars), "-o", url("out"), "--backbone", str(small_tower), "--head", str(plain_head)]
-        line += ["--precision", "fp32", "-j", "0", "--engine", "ray", "--address", cluster.address, "--actors", "4"]
+        line += ["--precision", "fp32", "-j", "0", "--engine", "ray", "--address", cluster.address, "--actors", "2"]
         driver = Forked(["-m", "beholder", *line], env=dict(os.environ), text=True, stderr=subprocess.DEVNULL)
-        for count in (2, 5, 8):
+        for count in (2, 5):
             until = time.monotonic() + 100
             while num_done(s3) < count and time.monotonic() < until:
                 time.sleep(0.05)
@@ -142,15 +144,15 @@ def test_actors_a_node_and_the_driver_die_while_ray_writes_into_the_bucket(
                 killed.append(chance.choice(victims))
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(killed[-1], signal.SIGKILL)
-        cluster.remove_node(extra[0], allow_graceful=False)
+        cluster.remove_node(extra, allow_graceful=False)
         driver.send_signal(signal.SIGKILL)
         driver.wait(30)
         assert killed
         before = num_done(s3)
-        assert before < 24
+        assert before < NUM_TARS
         last = beholder(*line, "--json")
         assert last.returncode == 3, last.stderr
-        assert num_done(s3) == 24
+        assert num_done(s3) == NUM_TARS
         found = score(score_options((str(tars),), url("out"), small_tower, plain_head))
         assert (found.num_new, found.num_read, found.stats) == (0, alone.num_read, alone.stats)
     finally:

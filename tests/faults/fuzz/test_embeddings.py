@@ -36,7 +36,7 @@ TARGETS = {
         name="x.npy",
         tokens=NUMPY,
         insides=(inside.in_npy_header,),
-        count=50,
+        count=25,
     ),
     "npz": Target(read=everything, seeds=lambda: [npz(packed=False)], name="x.npz", tokens=ZIP + NUMPY, insides=ZIPPED),
     "packed npz": Target(read=everything, seeds=lambda: [npz(packed=True)], name="x.npz", tokens=ZIP, insides=ZIPPED),
@@ -61,7 +61,7 @@ TARGETS = {
         read=everything, seeds=lambda: [parquet("nested", "zstd")], name="x.parquet", tokens=PARQUET, insides=PACKED
     ),
     "birder csv": Target(
-        read=everything, seeds=lambda: [csv_of(), csv_of(ends="\r\n")], name="logits.csv", tokens=CSV, is_text=True, count=33
+        read=everything, seeds=lambda: [csv_of(), csv_of(ends="\r\n")], name="logits.csv", tokens=CSV, is_text=True, count=17
     ),
     "csv": Target(
         read=everything,
@@ -73,10 +73,10 @@ TARGETS = {
         name="x.csv",
         tokens=CSV,
         is_text=True,
-        count=33,
+        count=17,
     ),
     "json lines": Target(
-        read=everything, seeds=json_lines, name="x.jsonl", tokens=JSON, insides=(inside.in_json_value,), is_text=True, count=33
+        read=everything, seeds=json_lines, name="x.jsonl", tokens=JSON, insides=(inside.in_json_value,), is_text=True, count=17
     ),
     "torch": Target(
         read=everything,

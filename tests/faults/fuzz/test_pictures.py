@@ -224,13 +224,13 @@ TARGETS = {
         tokens=BOXES,
         insides=(inside.in_box,),
         names_file=False,
-        count=13,
+        count=7,
     ),
     "heic": Target(
-        read=picture, seeds=_heics, name="x.heic", tokens=BOXES, insides=(inside.in_box,), names_file=False, count=13
+        read=picture, seeds=_heics, name="x.heic", tokens=BOXES, insides=(inside.in_box,), names_file=False, count=7
     ),
     "ppm": Target(read=picture, seeds=_ppms, name="x.ppm", tokens=(b"P6", b"P1", b"P7", b"Pf", b"#", b"\n"), names_file=False),
-    "xmp": Target(read=sidecar, seeds=lambda: SIDECARS, name="x.xmp", tokens=XML, is_text=True, count=50),
+    "xmp": Target(read=sidecar, seeds=lambda: SIDECARS, name="x.xmp", tokens=XML, is_text=True, count=25),
 }
 
 

@@ -247,9 +247,9 @@ def in_headers(data: bytes, change: Change, rng: random.Random) -> bytes:
 
 _LIMITS: dict[str, Any] = {"limit_s": 8.0, "most_bytes": 400 << 20, "names_file": False, "is_made": True}
 TARGETS: Mapping[str, Target] = {
-    "addresses": Target(ask, seeds, "x.http", insides=(in_query,), count=40, **_LIMITS),
-    "bodies": Target(ask, seeds, "x.http", insides=(in_body,), count=40, **_LIMITS),
-    "headers": Target(ask, seeds, "x.http", insides=(in_headers,), count=26, **_LIMITS),
+    "addresses": Target(ask, seeds, "x.http", insides=(in_query,), count=20, **_LIMITS),
+    "bodies": Target(ask, seeds, "x.http", insides=(in_body,), count=20, **_LIMITS),
+    "headers": Target(ask, seeds, "x.http", insides=(in_headers,), count=13, **_LIMITS),
 }
 
 

@@ -54,7 +54,7 @@ TARGETS = {
         name="x.npy",
         tokens=NUMPY,
         insides=(inside.in_npy_header,),
-        count=12,
+        count=6,
         names_file=False,
     ),
     "npz": Target(
@@ -63,7 +63,7 @@ TARGETS = {
         name="x.npz",
         tokens=ZIP,
         insides=(inside.in_zip_member,),
-        count=12,
+        count=6,
         names_file=False,
     ),
     "parquet": Target(
@@ -72,10 +72,10 @@ TARGETS = {
         name="x.parquet",
         tokens=PARQUET,
         insides=(inside.in_parquet_footer, inside.in_parquet_pages),
-        count=12,
+        count=6,
         names_file=False,
     ),
-    "csv": Target(read=scored, seeds=lambda: [csv_of()], name="x.csv", tokens=CSV, is_text=True, count=12, names_file=False),
+    "csv": Target(read=scored, seeds=lambda: [csv_of()], name="x.csv", tokens=CSV, is_text=True, count=6, names_file=False),
     "json lines": Target(
         read=scored,
         seeds=json_lines,
@@ -83,7 +83,7 @@ TARGETS = {
         tokens=JSON,
         insides=(inside.in_json_value,),
         is_text=True,
-        count=12,
+        count=6,
         names_file=False,
     ),
 }

@@ -272,10 +272,10 @@ def _only(inside: Callable[[bytes, Change, random.Random], bytes]) -> Callable[[
 
 
 TARGETS: Mapping[str, Target] = {
-    "rules": Target(run, of_select, "x.json", insides=(in_rule,), count=25, **_LIMITS),
-    "conditions": Target(run, of_conditions, "x.json", insides=(in_condition,), count=30, **_LIMITS),
-    "commands": Target(run, of_others, "x.json", insides=(in_others,), count=30, **_LIMITS),
-    "environment": Target(run, of_others, "x.json", insides=(in_environment,), count=15, **_LIMITS),
+    "rules": Target(run, of_select, "x.json", insides=(in_rule,), count=13, **_LIMITS),
+    "conditions": Target(run, of_conditions, "x.json", insides=(in_condition,), count=15, **_LIMITS),
+    "commands": Target(run, of_others, "x.json", insides=(in_others,), count=15, **_LIMITS),
+    "environment": Target(run, of_others, "x.json", insides=(in_environment,), count=8, **_LIMITS),
 }
 
 
