@@ -33,5 +33,11 @@ class ColumnBlock:
         return sum(column.nbytes for column in self.columns)
 
 
+def address_of(rows: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], int, int]:
+    """A matrix as kernels take it: an empty array of the elements' type, the first row's address, the distance of rows."""
+    like: npt.NDArray[Any] = np.empty(0, np.uint16 if rows.itemsize == 2 else rows.dtype)
+    return like, rows.__array_interface__["data"][0], rows.strides[0]
+
+
 Embeddings = npt.NDArray[np.floating[Any]] | ColumnBlock
 """(N, D) float16, float32 or float64, in any memory layout."""

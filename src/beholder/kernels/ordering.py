@@ -42,6 +42,11 @@ def key_of(score: float) -> int:
         return int(ordered_keys(np.array([score]).astype(np.float32))[0])
 
 
+def score_of(key: int) -> float:
+    """The score that has a key."""
+    return float(scores_of(np.array([key], np.uint32))[0])
+
+
 def sort_best_first(keys: Keys, rows: Rows | None = None) -> tuple[Keys, Rows]:
     """Rows by descending key, equal keys in row order: (inverted keys, ~key, in that order; rows in that order).
 

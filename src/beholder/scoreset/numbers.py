@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from beholder.kernels.bits import floats_of, ordered_bits
 from beholder.models.published import published_shares
 from beholder.scoreset.score_set import as_score
 
@@ -33,19 +34,11 @@ _DROPPED_BITS = 14
 _NUM_BINS = 1 << (32 - _DROPPED_BITS)
 
 
-def _ordered_bits(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.uint32]:
-    """(N,) finite float32 -> (N,) uint32 in the same order as the floats. -0.0 counts as +0.0."""
-    bits = (scores + np.float32(0.0)).view(np.uint32)
-    return np.where(bits >> 31, ~bits, bits | np.uint32(0x80000000))
-
-
 def _bin_edge(index: int) -> float:
     """Lower edge of bin `index`: the smallest float32 that falls into it."""
     if index >= _NUM_BINS:
         return math.inf
-    ordered = np.uint32(index << _DROPPED_BITS)
-    bits = ordered & np.uint32(0x7FFFFFFF) if ordered >> 31 else ~ordered
-    return float(np.asarray(bits, dtype=np.uint32).view(np.float32))
+    return float(floats_of(np.array([index << _DROPPED_BITS], np.uint32))[0])
 
 
 @dataclass
@@ -64,7 +57,7 @@ class ScoreStats:
         """Summarise (N,) float32 finite scores."""
         if scores.size == 0:
             return cls()
-        counts = np.bincount(_ordered_bits(scores) >> _DROPPED_BITS)
+        counts = np.bincount(ordered_bits(scores) >> _DROPPED_BITS)
         used = np.flatnonzero(counts)
         mean = float(scores.mean(dtype=np.float64))
         deviation = scores.astype(np.float64) - mean
@@ -141,7 +134,7 @@ class ScoreStats:
 
     def count_at_least(self, threshold: float) -> int:
         """How many scores are >= `threshold`; exact when `threshold` is a bin edge (see the module)."""
-        first = int(_ordered_bits(np.asarray([threshold], dtype=np.float32))[0] >> _DROPPED_BITS)
+        first = int(ordered_bits(np.asarray([threshold], dtype=np.float32))[0] >> _DROPPED_BITS)
         if _bin_edge(first) < threshold:
             first += 1
         return sum(count for index, count in self.bins.items() if index >= first)
@@ -169,9 +162,7 @@ class ScoreStats:
     @classmethod
     def from_json(cls, record: dict[str, object]) -> ScoreStats:
         """Restore what `to_json` wrote, or `packed` made of it. Raises KeyError, TypeError or ValueError on anything else."""
-        count, bins, low, high = record["count"], record["bins"], record["minimum"], record["maximum"]
-        if isinstance(bins, str):
-            bins = unpack_bins(bins)
+        count, bins, low, high = record["count"], unpacked(record)["bins"], record["minimum"], record["maximum"]
         if type(count) is not int or not isinstance(bins, list):
             raise TypeError("count must be a whole number, bins a list")
         pairs = np.array(bins or np.empty((0, 2), np.int64))
@@ -214,13 +205,8 @@ def packed(record: dict[str, Any]) -> dict[str, Any]:
 
 def unpacked(record: dict[str, Any]) -> dict[str, Any]:
     """What `packed` made short, as `ScoreStats.to_json` wrote it. Raises ValueError for a text that is none of its."""
-    return {**record, "bins": unpack_bins(record["bins"])} if isinstance(record["bins"], str) else record
-
-
-def unpack_bins(text: str) -> list[list[int]]:
-    """The bins that `packed` has made to a text. Raises ValueError."""
-    found: list[list[int]] = np.stack(bin_arrays(text), axis=1).tolist()
-    return found
+    bins = record["bins"]
+    return {**record, "bins": np.stack(bin_arrays(bins), axis=1).tolist()} if isinstance(bins, str) else record
 
 
 def bin_arrays(bins: str | Sequence[Sequence[int]]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

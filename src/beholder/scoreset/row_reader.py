@@ -27,6 +27,7 @@ _MOST_INDEX_BYTES = 4
 """A chunk of text that takes no more for each value once decompressed is stored as places in a dictionary of few values."""
 
 T = TypeVar("T")
+Number = TypeVar("Number", bound=np.number[Any])
 
 
 @dataclass(frozen=True)
@@ -167,6 +168,19 @@ class RowReader:
             finally:
                 for future, _ in waiting:
                     future.cancel()
+
+    def gathered(
+        self, names: Sequence[str], work: Callable[[pa.Table], npt.NDArray[Any]], kind: type[Number]
+    ) -> npt.NDArray[Number]:
+        """(N,) what `work` makes of the named columns of all rows, piece by piece."""
+        found = np.empty(self.num_rows, kind)
+
+        def put(first: int, table: pa.Table) -> None:
+            found[first : first + table.num_rows] = work(table)
+
+        for _ in self.map(names, put):
+            pass
+        return found
 
     def _stretches(self, names: Sequence[str]) -> Iterator[_Stretch]:
         """The set cut into what is read at once."""

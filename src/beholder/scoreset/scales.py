@@ -75,7 +75,7 @@ class StepMap:
         at = self._first(lambda mapped: bool(mapped > wanted) if is_strict else bool(mapped >= wanted))
         if at is None:
             return math.inf
-        return -math.inf if at == self._keys()[0] else _score_at(at)  # level below the first knot
+        return -math.inf if at == self._keys()[0] else ordering.score_of(at)  # level below the first knot
 
     def largest_within(self, value: float) -> float:
         """The largest float32 score whose mapped value is at most `value`; inf where all are, -inf where none is."""
@@ -83,16 +83,16 @@ class StepMap:
         at = self._first(lambda mapped: bool(mapped > wanted))
         if at is None:
             return math.inf  # level beyond the last knot
-        return -math.inf if at == self._keys()[0] else _score_at(at - 1)
+        return -math.inf if at == self._keys()[0] else ordering.score_of(at - 1)
 
     def _first(self, is_reached: Callable[[np.float32], bool]) -> int | None:
         """The first key of a score of the fitted range whose mapped value is reached, which no larger score undoes."""
         low, high = self._keys()
-        if not is_reached(np.float32(self(_score_at(high)))):
+        if not is_reached(np.float32(self(ordering.score_of(high)))):
             return None
         while low < high:
             middle = (low + high) // 2
-            if is_reached(np.float32(self(_score_at(middle)))):
+            if is_reached(np.float32(self(ordering.score_of(middle)))):
                 high = middle
             else:
                 low = middle + 1
@@ -102,13 +102,9 @@ class StepMap:
         """The keys (`ordering.ordered_keys`) of the first and the last float32 of the fitted range."""
         least, most = self.score_range
         first, last = ordering.key_of(least), ordering.key_of(most)
-        first += _score_at(first) < least
-        last -= _score_at(last) > most
+        first += ordering.score_of(first) < least
+        last -= ordering.score_of(last) > most
         return first, max(first, last)
-
-
-def _score_at(key: int) -> float:
-    return float(ordering.scores_of(np.array([key], np.uint32))[0])
 
 
 @dataclass(frozen=True, kw_only=True)

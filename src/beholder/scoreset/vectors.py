@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from beholder.columns import SAMPLE
 from beholder.errors import InputError, writing_failed
-from beholder.kernels import ColumnBlock, Embeddings, similarity
+from beholder.kernels import ColumnBlock, Embeddings, address_of, scoring, similarity
 from beholder.kernels.vectors import LANES
 from beholder.models.backbones import same_backbone
 from beholder.scoreset.row_names import Names
@@ -277,14 +277,19 @@ def _usable(matrix: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     """(N,) whether each row has a direction."""
     out = np.empty(len(matrix), np.bool_)
     if len(matrix):
-        first, row_bytes = matrix.__array_interface__["data"][0], matrix.strides[0]
-        similarity.usable_rows(like(matrix.dtype), first, row_bytes, matrix.shape[1] // LANES, out)
+        similarity.usable_rows(*place_of(matrix), out)
     return out
 
 
-def like(dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    """The array whose dtype tells a kernel how the elements are stored."""
-    return np.empty(0, np.uint16 if dtype.itemsize == 2 else dtype)
+def place_of(matrix: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], int, int, int]:
+    """The first arguments of the kernels of similarity: `kernels.address_of`, and the blocks of lanes of a row."""
+    return *address_of(matrix), matrix.shape[1] // LANES
+
+
+def unit_rows(rows: npt.NDArray[Any], out: npt.NDArray[np.float32]) -> None:
+    """Write (n, P) rows as float32 of length 1 into `out`, which is as large."""
+    rows = np.ascontiguousarray(rows)
+    scoring.normalise_rows(*address_of(rows), out)
 
 
 class _ScratchFile:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from beholder.columns import RowStatus
 from beholder.errors import InputError
+from beholder.kernels import address_of
 from beholder.kernels.design import design_rows, residual_sums
 from beholder.kernels.vectors import LANES
 
@@ -91,7 +92,7 @@ def fill_design(
     """Write `root * (x/|x| - origin, target, 1)` of rows of a matrix to the first rows of `out`; returns their statuses."""
     block, rows = _readable(embeddings, rows)
     statuses = np.empty(len(rows), np.uint8)
-    design_rows(*_address(block), rows, origin, targets, roots, out, statuses)
+    design_rows(*address_of(block), rows, origin, targets, roots, out, statuses)
     return statuses
 
 
@@ -100,12 +101,6 @@ def _readable(matrix: Matrix, rows: Rows) -> tuple[Matrix, Rows]:
     if matrix.strides[1] == matrix.itemsize and matrix.dtype.isnative and matrix.flags.aligned:
         return matrix, rows
     return np.ascontiguousarray(matrix[rows], matrix.dtype.newbyteorder("=")), np.arange(len(rows))
-
-
-def _address(block: Matrix) -> tuple[npt.NDArray[Any], int, int]:
-    """An empty array of the elements' type, the address of the first row, and the distance of rows."""
-    like: npt.NDArray[Any] = np.empty(0, np.uint16 if block.itemsize == 2 else block.dtype)
-    return like, block.__array_interface__["data"][0], block.strides[0]
 
 
 def usable_rows(matrix: Matrix, ratings: Doubles) -> tuple[Rows, dict[str, int]]:
@@ -167,7 +162,7 @@ def residuals_of(block: RatedBlock, origin: Doubles, weight: Doubles, bias: floa
     padded = np.concatenate([weight, np.zeros(-len(weight) % LANES)])
     matrix, places = _readable(block.embeddings, rows)
     weights = np.ones(len(rows)) if given is None else given
-    mean, total = residual_sums(*_address(matrix), places, origin, block.targets, weights, padded, bias, gradient, statuses)
+    mean, total = residual_sums(*address_of(matrix), places, origin, block.targets, weights, padded, bias, gradient, statuses)
     check_statuses(statuses, rows)
     return Residuals(gradient, mean, total)
 

@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from beholder.curate.duplicates.exact import Doubles, Floats, Search
 from beholder.errors import InputError
-from beholder.kernels import scoring, similarity
-from beholder.scoreset.vectors import Rows, Vectors, like
+from beholder.kernels import similarity
+from beholder.scoreset.vectors import Rows, Vectors, unit_rows
 
 MOST_CELLS = 65_536
 _ROWS_PER_SAMPLED_CELL = 40
@@ -199,7 +199,6 @@ def _unit(vectors: Vectors, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float
     """Rows of the matrix as float32 of length 1."""
     out = np.empty((len(rows), vectors.matrix.shape[1]), np.float32)
     for low in range(0, len(rows), _BLOCK_ROWS):
-        some = np.ascontiguousarray(vectors.matrix[rows[low : low + _BLOCK_ROWS]])
-        address, row_bytes = some.__array_interface__["data"][0], some.strides[0]
-        scoring.normalise_rows(like(some.dtype), address, row_bytes, out[low : low + _BLOCK_ROWS])
+        part = slice(low, low + _BLOCK_ROWS)
+        unit_rows(vectors.matrix[rows[part]], out[part])
     return out

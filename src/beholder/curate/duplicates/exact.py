@@ -11,10 +11,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from beholder.kernels import scoring, similarity
+from beholder.kernels import similarity
 from beholder.kernels.similarity import NONE, PANEL, ROWS
-from beholder.kernels.vectors import LANES
-from beholder.scoreset.vectors import Progress, Rows, Vectors, like
+from beholder.scoreset.vectors import Progress, Rows, Vectors, place_of, unit_rows
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -61,11 +60,6 @@ class Search:
         found = np.empty(len(rows))
         self.share_out(len(rows), lambda low, high: similarity.square_sums(*self.where, rows[low:high], found[low:high]))
         return found
-
-
-def place_of(matrix: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], int, int, int]:
-    """The first arguments of every kernel: how a matrix is stored, where, the bytes of a row, and its blocks of lanes."""
-    return like(matrix.dtype), matrix.__array_interface__["data"][0], matrix.strides[0], matrix.shape[1] // LANES
 
 
 class Kept(Protocol):
@@ -352,9 +346,7 @@ class Basis:
         """(n, P) rows -> (4 * ceil(n / 4), dim) float32; zeros beyond row n."""
         padded = -(-len(rows) // ROWS) * ROWS
         unit = np.zeros((padded, rows.shape[1]), np.float32)
-        rows = np.ascontiguousarray(rows)
-        address, row_bytes = rows.__array_interface__["data"][0], rows.strides[0]
-        scoring.normalise_rows(like(rows.dtype), address, row_bytes, unit[: len(rows)])
+        unit_rows(rows, unit[: len(rows)])
         turned = np.empty((padded, len(self.panels) * PANEL), np.float32)
         similarity.turn(unit, self.panels, turned)
         out = np.zeros((padded, self.dim), np.float32)

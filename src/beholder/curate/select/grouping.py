@@ -190,21 +190,7 @@ def by_sides(reader: RowReader, work: Callable[[Sides, Sides], npt.NDArray[Any]]
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             return work(*sides)
 
-    return of_rows(reader, [columns.WIDTH, columns.HEIGHT], made, kind)
-
-
-def of_rows(
-    reader: RowReader, names: list[str], work: Callable[[pa.Table], npt.NDArray[Any]], kind: type[Number]
-) -> npt.NDArray[Number]:
-    """(N,) what `work` makes of the named columns of all rows, piece by piece."""
-    found = np.empty(reader.num_rows, kind)
-
-    def put(first: int, table: pa.Table) -> None:
-        found[first : first + table.num_rows] = work(table)
-
-    for _ in reader.map(names, put):
-        pass
-    return found
+    return reader.gathered([columns.WIDTH, columns.HEIGHT], made, kind)
 
 
 def _by_bucket(score_keys: npt.NDArray[np.uint32]) -> Groups:

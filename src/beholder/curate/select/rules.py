@@ -26,7 +26,7 @@ from beholder.curate.select.range_mask import RangeMask
 from beholder.curate.select.ranking import GumbelSampler, Ranking
 from beholder.curate.select.row_mask import NUMBER, RowMask, sizes_of
 from beholder.curate.select.scale_of import Cuts, cuts_of
-from beholder.curate.select.values import Values, choose_columns, read_values, score_of
+from beholder.curate.select.values import Values, choose_columns, read_values
 from beholder.errors import InputError
 from beholder.io import locations, storage
 from beholder.kernels import ordering
@@ -176,7 +176,7 @@ class RuleRunner:
         def tell(count: int) -> None:
             rows.tell("scores", count)
 
-        mask = RangeMask(rows.reader, rows.names, self.score, rows.repeated, [least, most + 1], score_of, tell)
+        mask = RangeMask(rows.reader, rows.names, self.score, rows.repeated, [least, most + 1], ordering.score_of, tell)
         return mask if mask.most_in_bin * _BYTES_OF_A_TIE <= rules.memory else None
 
     def _by_arrays(self) -> ArrayMask:
@@ -303,7 +303,7 @@ class RuleRunner:
         place = quantile * (count - 1)
         below = int(place)
         low, high = (
-            score_of(self.mask.nth_best(count - min(at, count - 1), self._score_keys, protected_too=True)[0])
+            ordering.score_of(self.mask.nth_best(count - min(at, count - 1), self._score_keys, protected_too=True)[0])
             for at in (below, below + 1)
         )
         part = place - below
@@ -631,7 +631,7 @@ def recorded_bytes(reader: RowReader) -> Places:
     """(N,) int64 bytes of each picture as they were recorded, -1 where they are not known."""
     if columns.NUM_BYTES not in reader.schema.names or not reader.holds_numbers(columns.NUM_BYTES):
         return np.full(reader.num_rows, -1, np.int64)
-    return grouping.of_rows(reader, [columns.NUM_BYTES], lambda table: sizes_of(reader, table, columns.NUM_BYTES), np.int64)
+    return reader.gathered([columns.NUM_BYTES], lambda table: sizes_of(reader, table, columns.NUM_BYTES), np.int64)
 
 
 def _check_column(reader: RowReader, name: str, flag: str) -> None:

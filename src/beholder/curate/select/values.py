@@ -204,12 +204,7 @@ class Values:
         """The ranking value that has a key."""
         if self.levels is not None:
             return float(self.levels[key - 1])
-        return score_of(key)
-
-
-def score_of(key: int) -> float:
-    """The score that has a key."""
-    return float(ordering.scores_of(np.array([key], np.uint32))[0])
+        return ordering.score_of(key)
 
 
 def aliases_of(scores: ScoreSet) -> dict[str, str]:
@@ -277,14 +272,7 @@ def keys_in(reader: RowReader, table: pa.Table, name: str) -> Keys:
 
 def read_keys(reader: RowReader, name: str) -> Keys:
     """(N,) the keys of a column."""
-    keys = np.zeros(reader.num_rows, np.uint32)
-
-    def put(first: int, table: pa.Table) -> None:
-        keys[first : first + table.num_rows] = keys_in(reader, table, name)
-
-    for _ in reader.map([name], put):
-        pass
-    return keys
+    return reader.gathered([name], lambda table: keys_in(reader, table, name), np.uint32)
 
 
 def read_values(
@@ -344,14 +332,12 @@ def _double_keys(reader: RowReader, name: str) -> tuple[Keys, Bits | None]:
     """A column's keys; and all 64 bits where they are needed, of columns that are not float32. 0 for no value."""
     if reader.schema.field(name).type in (pa.float32(), pa.float16()) or name in reader.scores.score_columns:
         return read_keys(reader, name), None
-    wide = np.zeros(reader.num_rows, np.uint64)
 
-    def put(first: int, table: pa.Table) -> None:
+    def bits(table: pa.Table) -> Bits:
         column = pc.fill_null(reader.numbers_in(table, name).cast(pa.float64(), safe=False), float("nan")).combine_chunks()
-        wide[first : first + len(column)] = _bits_of(column.to_numpy(zero_copy_only=False))
+        return _bits_of(column.to_numpy(zero_copy_only=False))
 
-    for _ in reader.map([name], put):
-        pass
+    wide = reader.gathered([name], bits, np.uint64)
     return _upper_halves(wide), wide
 
 
