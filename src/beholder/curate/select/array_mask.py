@@ -9,9 +9,21 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from beholder.curate.select.key_bins import LOW_BITS, NUM_BINS, Counts, counted, lower_counts, nth
 from beholder.curate.select.ranking import Ranking
-from beholder.curate.select.row_mask import NO_RULE, NUMBER, Flags, OnSizes, RowMask, sizes_of
+from beholder.curate.select.row_mask import (
+    LOW_BITS,
+    NO_RULE,
+    NUM_BINS,
+    NUMBER,
+    Counts,
+    Flags,
+    OnSizes,
+    RowMask,
+    counted,
+    lower_counts,
+    nth,
+    sizes_of,
+)
 from beholder.kernels.ordering import MOST_KEY, Bytes, Keys, Rows
 from beholder.scoreset.row_names import FEW_ROWS
 from beholder.scoreset.row_reader import RowReader

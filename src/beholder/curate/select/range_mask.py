@@ -13,9 +13,19 @@ from typing import TypeVar
 import numpy as np
 import pyarrow as pa
 
-from beholder.curate.select.key_bins import LOW_BITS, NUM_BINS, Counts, counted, lower_counts, nth
 from beholder.curate.select.ranking import by_name
-from beholder.curate.select.row_mask import Flags, OnSizes, RowMask, sizes_of
+from beholder.curate.select.row_mask import (
+    LOW_BITS,
+    NUM_BINS,
+    Counts,
+    Flags,
+    OnSizes,
+    RowMask,
+    counted,
+    lower_counts,
+    nth,
+    sizes_of,
+)
 from beholder.curate.select.values import keys_in
 from beholder.errors import InputError
 from beholder.kernels.ordering import MOST_KEY, Keys, Rows

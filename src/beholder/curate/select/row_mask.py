@@ -18,14 +18,17 @@ import pyarrow.compute as pc
 
 from beholder import columns
 from beholder.curate.act.messages import bytes_text
-from beholder.curate.select.key_bins import LOW_BITS, NUM_BINS, Counts
 from beholder.errors import InputError
 from beholder.kernels import ordering
 from beholder.kernels.ordering import MOST_KEY, Keys, Rows
 from beholder.scoreset.row_reader import RowReader
 
 Flags = npt.NDArray[np.bool_]
+Counts = npt.NDArray[np.int64]
 T = TypeVar("T")
+LOW_BITS = 12
+"""Keys are counted by their upper bits, in so many bins, and where a cut falls by these lower ones."""
+NUM_BINS = 1 << (32 - LOW_BITS)
 OnSizes = Callable[[int, Keys, Flags, Flags, Counts], T]
 """Called with the first row of a piece; its keys; which rows may be dropped; which stay in any case; their sizes."""
 
@@ -266,6 +269,34 @@ def _sums(numbers: npt.NDArray[Any], sizes: Counts) -> Counts:
 
 def _total(sums: Counts, number: int) -> int:
     return (int(sums[2, number]) << 32) + int(sums[1, number])
+
+
+def counted(numbers: npt.NDArray[Any]) -> tuple[int, Counts]:
+    """How often each number is there, from the least one on; and that."""
+    least = int(numbers.min()) if len(numbers) else 0
+    return least, np.bincount(numbers - np.uint32(least))
+
+
+def lower_counts(keys: Keys, number: int) -> Counts:
+    """How often each key of a bin is there."""
+    inside = keys[keys >> LOW_BITS == number] & np.uint32((1 << LOW_BITS) - 1)
+    return np.bincount(inside, minlength=1 << LOW_BITS)
+
+
+def nth(place: int, bins: Counts, lower_of: Callable[[int], Counts]) -> tuple[int, int, int]:
+    """The key at a place, counted from the largest: (key, how many are above, how many are equal)."""
+    number, above = _bin_of_place(bins, place, 0)
+    lower = lower_of(number)
+    low, above = _bin_of_place(lower, place, above)
+    return (number << LOW_BITS) | low, above, int(lower[low])
+
+
+def _bin_of_place(counts: Counts, place: int, above: int) -> tuple[int, int]:
+    """The bin that holds the place, counted from the last bin down, and how many places are above that bin."""
+    reached = above + np.cumsum(counts[::-1])
+    number = int(np.searchsorted(reached, place))
+    assert number < len(counts), "fewer rows than the place asked for"
+    return len(counts) - 1 - number, int(reached[number - 1]) if number else above
 
 
 def _size_column(reader: RowReader, size_column: str | None) -> str:

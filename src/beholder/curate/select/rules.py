@@ -25,8 +25,7 @@ from beholder.curate.select.array_mask import ArrayMask
 from beholder.curate.select.range_mask import RangeMask
 from beholder.curate.select.ranking import GumbelSampler, Ranking
 from beholder.curate.select.row_mask import NUMBER, RowMask, sizes_of
-from beholder.curate.select.scale_of import Cuts, cuts_of
-from beholder.curate.select.values import Values, choose_columns, read_values
+from beholder.curate.select.values import Cuts, Values, choose_columns, cuts_of, read_values
 from beholder.errors import InputError
 from beholder.io import locations, storage
 from beholder.kernels import ordering
