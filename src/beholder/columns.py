@@ -32,6 +32,9 @@ HOW_TO_READ = {
 }
 """In the record of a folder of scores, for whoever opens it."""
 
+RANK, KEPT, DROPPED_BY = OF_A_SELECTION = ("rank", "kept", "dropped_by")
+"""Columns that a selection adds to those of the scores."""
+
 PLANNED = "planned"
 """In a run's record: how many shards and rows it has in all, the rows None where only reading tells."""
 KEPT_NAME = "zz-vanished"

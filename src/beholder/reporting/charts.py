@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -53,21 +53,16 @@ class Point(NamedTuple):
     words: str
 
 
-@dataclass(frozen=True)
-class Chart:
-    """A chart in a box of WIDTH x HEIGHT.
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """What is drawn in a box of WIDTH x HEIGHT.
 
     Attributes:
         name: unique in the page, for ids.
         title, summary: what it shows, in words.
         x_label, y_label: of the axes.
         x_ticks, y_ticks: marks.
-        bars, kept_bars: of all scores, and of those that a selection kept.
         line: the path of a curve ("" for none).
-        reference: paths of LAION's curve.
-        points: LAION's published points.
-        threshold: where the chosen threshold is, or None.
-        low, high: ends of the x axis.
         reads: (x, words) for a pointer that moves over it, ascending in x.
     """
 
@@ -76,17 +71,31 @@ class Chart:
     summary: str
     x_label: str
     y_label: str
-    x_ticks: list[Tick] = field(default_factory=list)
-    y_ticks: list[Tick] = field(default_factory=list)
+    x_ticks: list[Tick]
+    y_ticks: list[Tick]
+    line: str = ""
+    reads: list[tuple[float, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chart(Drawing):
+    """A chart of scores.
+
+    Attributes:
+        bars, kept_bars: of all scores, and of those that a selection kept.
+        reference: paths of LAION's curve.
+        points: LAION's published points.
+        threshold: where the chosen threshold is, or None.
+        low, high: ends of the x axis.
+    """
+
     bars: list[Box] = field(default_factory=list)
     kept_bars: list[Box] = field(default_factory=list)
-    line: str = ""
     reference: list[str] = field(default_factory=list)
     points: list[Point] = field(default_factory=list)
-    threshold: Cut | None = None
-    low: float = 0.0
-    high: float = 1.0
-    reads: list[tuple[float, str]] = field(default_factory=list)
+    threshold: Cut | None
+    low: float
+    high: float
 
     def place(self, value: float) -> float | None:
         """Where a score is on the x axis; None beyond its ends."""
@@ -106,6 +115,9 @@ class _Axes:
         inner = WIDTH - LEFT - RIGHT
         return round(LEFT + inner * (value - self.low) / (self.high - self.low), 2)
 
+    def x_ticks(self) -> list[Tick]:
+        return axis_ticks(self.low, self.high, _X_TICKS, self.x)
+
     def has(self, value: float) -> bool:
         return self.low <= value <= self.high
 
@@ -119,6 +131,12 @@ def _linear(top: float) -> Callable[[float], float]:
 
 def _logarithmic(least: float) -> Callable[[float], float]:
     return lambda value: round(TOP + _INNER_HEIGHT * math.log10(max(value, least)) / math.log10(least), 2)
+
+
+def path(places: Iterable[tuple[float, float]]) -> str:
+    """A line from place to place; "" where there are fewer than two."""
+    texts = [f"{x} {y}" for x, y in places]
+    return f"M{'L'.join(texts)}" if len(texts) > 1 else ""
 
 
 def percent(share: float | None) -> str:
@@ -179,10 +197,6 @@ def axis_ticks(
     return [Tick(place(value), show(value)) for value in values]
 
 
-def _x_ticks(axes: _Axes) -> list[Tick]:
-    return axis_ticks(axes.low, axes.high, _X_TICKS, axes.x)
-
-
 def histogram_chart(
     name: str, numbers: HeadNumbers, histogram: Histogram, threshold: float | None, selection: bool = False
 ) -> Chart:
@@ -230,7 +244,7 @@ def histogram_chart(
         summary=_histogram_words(numbers, histogram, bool(inside), selection),
         x_label="score",
         y_label=f"share of pictures per {number(width)}",
-        x_ticks=_x_ticks(axes),
+        x_ticks=axes.x_ticks(),
         y_ticks=[Tick(axes.y_of(i * step), share_tick(i * step)) for i in range(round(top / step) + 1)],
         bars=boxes(counts.tolist()),
         kept_bars=boxes(histogram.kept.tolist()) if histogram.kept is not None else [],
@@ -285,10 +299,10 @@ def kept_chart(name: str, numbers: HeadNumbers, threshold: float | None, *, is_l
         + (" Dots are LAION-2B-en." if published else ""),
         x_label="score at least",
         y_label="kept (log scale)" if is_logarithmic else "kept",
-        x_ticks=_x_ticks(axes),
+        x_ticks=axes.x_ticks(),
         y_ticks=y_ticks,
-        line="M" + "L".join(f"{axes.x(at)} {axes.y_of(share)}" for at, share in drawn) if len(drawn) > 1 else "",
-        reference=["M" + "L".join(f"{axes.x(at)} {axes.y_of(share)}" for at, share in published)] if len(published) > 1 else [],
+        line=path((axes.x(at), axes.y_of(share)) for at, share in drawn),
+        reference=[path((axes.x(at), axes.y_of(share)) for at, share in published)] if len(published) > 1 else [],
         points=[
             Point(axes.x(at), axes.y_of(share), f"LAION-2B-en at {number(at)}: {percent(share)}") for at, share in published
         ],

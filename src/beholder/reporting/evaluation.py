@@ -17,7 +17,7 @@ from beholder import __version__
 from beholder.errors import OutputError
 from beholder.io import storage, writing
 from beholder.reporting.charts import NOTHING, number
-from beholder.reporting.page import made_at, render
+from beholder.reporting.page import check_is_html, made_at, page_name, render
 from beholder.reporting.plots import Plot, calibration_plot, marks_plot, residual_plot, scatter_plot
 from beholder.train.card import WORDS, words_of
 from beholder.train.evaluate.evaluation import REAL, Comparisons, Difference, Judged
@@ -82,12 +82,8 @@ def write_evaluation(options: EvaluateOptions, *, arguments: Sequence[str] | Non
 
 def _checked_output(options: EvaluateOptions) -> str:
     """Where the page goes. Raises OutputError where it may not be written."""
-    name = PurePosixPath(options.sources[0].split("?", 1)[0].rstrip("/")).name or "scores"
-    for suffix in (".parquet", ".pq", ".csv", ".tsv", ".npy"):
-        name = name.removesuffix(suffix)
-    out = options.out or f"{'scores' if storage.is_glob(name) else name}.evaluation.html"
-    if PurePosixPath(out).suffix.lower() not in (".html", ".htm"):
-        raise OutputError(f"{out}: the page is an HTML file; give it a name that ends in .html")
+    out = options.out or page_name(options.sources[0], "evaluation")
+    check_is_html(out)
     if storage.exists(out):
         if not options.overwrite:
             raise OutputError(f"{out} is there already; use --overwrite to replace it, or another --out")

@@ -8,9 +8,11 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from importlib import resources
+from pathlib import PurePosixPath
 from typing import Any
 
-from beholder.errors import InputError
+from beholder.errors import InputError, OutputError
+from beholder.io import storage
 from beholder.reporting import charts
 
 
@@ -48,6 +50,20 @@ def render(template: str, content: Mapping[str, Any], *, scripts: Sequence[str] 
         "script": Markup(script),
     }
     return environment.get_template(template).render(content).encode("utf-8", "replace")
+
+
+def page_name(source: str, what: str) -> str:
+    """How a page is called where nobody says it: as what it is of, in the current folder."""
+    name = PurePosixPath(source.split("?", 1)[0].rstrip("/")).name or "scores"
+    for suffix in (".parquet", ".pq", ".csv", ".tsv", ".npy"):
+        name = name.removesuffix(suffix)
+    return f"{'scores' if storage.is_glob(name) else name}.{what}.html"
+
+
+def check_is_html(out: str) -> None:
+    """Raise OutputError for a page whose name says that it is something else."""
+    if PurePosixPath(out).suffix.lower() not in (".html", ".htm"):
+        raise OutputError(f"{out}: the page is an HTML file; give it a name that ends in .html")
 
 
 def made_at() -> str:

@@ -10,7 +10,21 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from beholder.reporting.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Tick, axis_ticks, number, percent, share_tick
+from beholder.reporting.charts import (
+    BOTTOM,
+    HEIGHT,
+    LEFT,
+    RIGHT,
+    TOP,
+    WIDTH,
+    Drawing,
+    Tick,
+    axis_ticks,
+    number,
+    path,
+    percent,
+    share_tick,
+)
 from beholder.train.evaluate.bins import Bin
 
 Doubles = npt.NDArray[np.float64]
@@ -54,39 +68,25 @@ class Cell(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plot:
-    """A plot in a box of `charts.WIDTH` x `charts.HEIGHT`.
+class Plot(Drawing):
+    """A plot of scores against ratings.
 
     Attributes:
-        name: unique in the page, for ids.
-        title, summary: what it shows, in words.
-        x_label, y_label: of the axes.
-        x_ticks, y_ticks: marks.
         dots, cells: pictures, one by one or by squares.
         points, spans: means of bins and their intervals.
-        line, reference, trend: paths of curves ("" for none).
+        reference, trend: paths of curves ("" for none).
         level: where a line across is, or None.
         legend: (kind of mark, words).
-        reads: (x, words) for a pointer that moves over it, ascending in x.
     """
 
-    name: str
-    title: str
-    summary: str
-    x_label: str
-    y_label: str
-    x_ticks: list[Tick]
-    y_ticks: list[Tick]
     dots: list[Dot] = field(default_factory=list)
     cells: list[Cell] = field(default_factory=list)
     points: list[Dot] = field(default_factory=list)
     spans: list[Span] = field(default_factory=list)
-    line: str = ""
     reference: str = ""
     trend: str = ""
     level: float | None = None
-    legend: list[tuple[str, str]] = field(default_factory=list)
-    reads: list[tuple[float, str]] = field(default_factory=list)
+    legend: list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class _Frame:
         return axis_ticks(self.bottom, self.top, _Y_TICKS, self.y, show)
 
     def path(self, x: Sequence[float], y: Sequence[float]) -> str:
-        return "M" + "L".join(f"{self.x(one)} {self.y(other)}" for one, other in zip(x, y, strict=True)) if len(x) > 1 else ""
+        return path((self.x(one), self.y(other)) for one, other in zip(x, y, strict=True))
 
 
 def _figure(value: float) -> str:

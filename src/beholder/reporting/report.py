@@ -23,7 +23,7 @@ from beholder.reporting.charts import NO_BREAK, digits_apart, number, percent
 from beholder.reporting.contents import Contents, gather, provenance
 from beholder.reporting.heads import thin_out
 from beholder.reporting.options import ReportOptions
-from beholder.reporting.page import made_at, render
+from beholder.reporting.page import check_is_html, made_at, page_name, render
 from beholder.reporting.pictures import CardMaker, NoPicture, Thumbnails, find_places, load_thumbnails
 from beholder.scoreset.foreign import as_source, texts_of
 from beholder.scoreset.row_names import open_each_once
@@ -158,15 +158,14 @@ def write_report(
 
 def _checked_output(options: ReportOptions) -> str:
     """Where the page goes. Raises OutputError where it may not be written."""
-    out = options.out or f"{_stem(options.scores)}.report.html"
+    out = options.out or page_name(options.scores, "report")
     if storage.exists(out) and not options.overwrite:
         raise OutputError(f"{out} exists; name another file, or replace it with --overwrite")
     if storage.exists(out) and is_read(
         out, (options.scores, options.decisions, options.groups, *options.join, *options.pictures)
     ):
         raise OutputError(f"{out} is what the page is made of; name another file")
-    if PurePosixPath(out).suffix.lower() not in (".html", ".htm"):
-        raise OutputError(f"{out}: the page is an HTML file; give it a name that ends in .html")
+    check_is_html(out)
     return out
 
 
@@ -177,14 +176,6 @@ def _check_places(options: ReportOptions) -> None:
             is_pattern = storage.is_glob(place) or "{" in place
             if locations.is_local(place) and not is_pattern and not storage.exists(place):
                 raise InputError(f"{flag} {place} does not exist; name the folder or file that holds the pictures now")
-
-
-def _stem(scores: str) -> str:
-    """A name for the page: that of the scores, in the current folder."""
-    name = PurePosixPath(scores.split("?", 1)[0].rstrip("/")).name or "scores"
-    for suffix in (".parquet", ".pq", ".csv", ".tsv"):
-        name = name.removesuffix(suffix)
-    return name if not storage.is_glob(name) else "scores"
 
 
 def _last_part(source: str) -> str:

@@ -75,8 +75,6 @@ def fetch_rows(
         found = all_rows(connection, f"SELECT {', '.join(chosen)} FROM {VIEW} WHERE {ROW} IN (SELECT number FROM wanted_rows)")
     except duckdb.Error as error:
         raise refused(f"{scores.source} cannot be read", error) from None
-    finally:
-        connection.unregister("wanted_rows")
     first = len(chosen) - len(shown) - len(scores.score_columns)
     last = len(chosen) - len(shown)
     return {
@@ -110,12 +108,5 @@ def rows_named(connection: duckdb.DuckDBPyConnection, names: Sequence[str]) -> d
     if not names:
         return {}
     connection.register("wanted_names", pa.table({"name": pa.array(list(dict.fromkeys(names)), pa.large_string())}))
-    try:
-        found = all_rows(
-            connection,
-            f"SELECT CAST({columns.SAMPLE} AS VARCHAR), min({ROW}) FROM {VIEW} "
-            f"WHERE CAST({columns.SAMPLE} AS VARCHAR) IN (SELECT name FROM wanted_names) GROUP BY 1",
-        )
-    finally:
-        connection.unregister("wanted_names")
-    return dict(found)
+    query = f"SELECT {NAME}, min({ROW}) FROM {VIEW} WHERE {NAME} IN (SELECT name FROM wanted_names) GROUP BY 1"
+    return dict(all_rows(connection, query))

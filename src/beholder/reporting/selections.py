@@ -14,7 +14,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from beholder import columns
+from beholder.columns import DROPPED_BY, KEPT, RANK
 from beholder.curate.duplicates.group_files import open_groups
+from beholder.curate.select.row_mask import Step
 from beholder.errors import InputError
 from beholder.io import storage
 from beholder.io.schemas import is_number, is_text
@@ -29,7 +31,6 @@ from beholder.scoreset.score_set import ScoreSet, parquet_of, record_in, text_li
 if TYPE_CHECKING:
     import duckdb
 
-KEPT, RANK, DROPPED_BY = "kept", "rank", "dropped_by"
 _BATCH = 1 << 20
 _CHECKED_ROWS = 1000
 _NO_SINGLE_CUT = ("rank_by", "per", "balance", "sample")
@@ -38,19 +39,6 @@ _CUTS = ("quantile", "top", "top_share", "budget")
 """Rules whose lowest kept score the funnel tells."""
 _BY_RANK = ("min_score", "max_score", "balance", "sample", *_CUTS)
 """Rules that look at scores, ranks and numbers of rows alone."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """One step of the funnel: the rule's word, how people say it, rows before, dropped, left, more to say, what it found."""
-
-    word: str
-    text: str
-    num_in: int
-    dropped: int
-    left: int
-    note: str = ""
-    threshold: float | None = None
 
 
 @dataclass(frozen=True)
@@ -192,18 +180,7 @@ def _check_names(path: Path, source: str, scores: ScoreSet) -> None:
 def _funnel(record: dict[str, Any]) -> list[Step]:
     """The steps as the file tells them; [] for a file that tells none, or otherwise."""
     try:
-        return [
-            Step(
-                str(step["rule"]),
-                str(step["text"]),
-                int(step["rows_in"]),
-                int(step["dropped"]),
-                int(step["left"]),
-                str(step.get("note") or ""),
-                float(step["threshold"]) if step.get("threshold") is not None else None,
-            )
-            for step in record.get("funnel") or []
-        ]
+        return [Step.from_json(step) for step in record.get("funnel") or []]
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
         return []
 
@@ -262,14 +239,11 @@ def reasons_of(connection: duckdb.DuckDBPyConnection, decisions: Decisions, rows
         if DROPPED_BY not in file.schema_arrow.names:
             return {}
     connection.register("wanted_rows", pa.table({"number": np.asarray(rows, np.int64)}))
-    try:
-        found = all_rows(
-            connection,
-            f"SELECT file_row_number, CAST({DROPPED_BY} AS VARCHAR) FROM {_table(decisions)} "
-            f"WHERE file_row_number IN (SELECT number FROM wanted_rows) AND NOT {KEPT}",
-        )
-    finally:
-        connection.unregister("wanted_rows")
+    found = all_rows(
+        connection,
+        f"SELECT file_row_number, CAST({DROPPED_BY} AS VARCHAR) FROM {_table(decisions)} "
+        f"WHERE file_row_number IN (SELECT number FROM wanted_rows) AND NOT {KEPT}",
+    )
     return {row: text for row, text in found if text}
 
 

@@ -237,6 +237,12 @@ def temporary(intent: Intent, run: str) -> str:
     return os.path.join(os.path.dirname(intent.target), f".beholder-{run}-{intent.number}.tmp")  # noqa: PTH118, PTH120
 
 
+def remove_temporary(intent: Intent, run: str) -> None:
+    """Remove what a killed run had half written."""
+    with contextlib.suppress(OSError):
+        os.unlink(temporary(intent, run))  # noqa: PTH108
+
+
 def act(action: str, intent: Intent, run: str, data: bytes | None, report: Report) -> Made:
     """Copy, link, symlink or move; `data`: the bytes, of what has no place of its own. Raises Refused, OutputError."""
     if action == "copy":
@@ -319,8 +325,7 @@ def _copy(
             rename_new(half, intent.target)
             return digest.hexdigest(), os.lstat(intent.target).st_mtime_ns
     finally:
-        with contextlib.suppress(OSError):
-            os.unlink(half)  # noqa: PTH108
+        remove_temporary(intent, run)
 
 
 def keep(source: str, half: str, moved: tuple[int, int, int] | None) -> list[str]:
@@ -382,8 +387,7 @@ def is_spare(name: str, other: str) -> bool:
 
 def finish(action: str, intent: Intent, run: str, sha256: str | None) -> Made:
     """Bring to an end what a killed run had done but for the last steps: the target is there. As `made_before` otherwise."""
-    with contextlib.suppress(OSError):
-        os.unlink(temporary(intent, run))  # noqa: PTH108
+    remove_temporary(intent, run)
     made = made_before(action, intent, sha256)
     if action == "move" and os.path.lexists(intent.source):
         with refusals(intent.source):

@@ -42,8 +42,6 @@ _IMAGE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 
 Member = tuple[str, bytes, int]
 """Name, bytes, and time in seconds."""
-OF_THE_SELECTION = ("rank", "kept", "dropped_by")
-"""Columns that the selection adds to those of the scores."""
 _MANY = 1024
 """So many pictures that were left out, with none in between that was packed, are written down before the next shard."""
 
@@ -75,8 +73,8 @@ def check_caption_column(schema: pa.Schema, options: ActionOptions) -> None:
     name = options.caption_column
     if name is None or options.action is None or options.action[0] not in SHARDED:
         return
-    if name not in schema.names or name in OF_THE_SELECTION:
-        hidden = (*OF_THE_SELECTION, columns.SAMPLE)
+    if name not in schema.names or name in columns.OF_A_SELECTION:
+        hidden = (*columns.OF_A_SELECTION, columns.SAMPLE)
         there = [repr(field.name) for field in schema if is_text(field.type) and field.name not in hidden]
         known = f"columns of text: {', '.join(there)}" if there else "there is no column of text but the sample"
         raise InputError(f"--caption-column {name!r}: the scores have no such column; {known} (--join brings more)")

@@ -129,7 +129,8 @@ class Planner:
         self._expected: Counter[str] = Counter()
         self._expected_files: set[str] = set()
         self._folders: dict[str, Refused | None] = {}
-        self._leavable: dict[str, Refused | None] = {}
+        self._sources: dict[str, Refused | None] = {}
+        """Folders of pictures -> why nothing may be written there, or moved from there; None: it may."""
         self.new_folders: list[str] = []
 
     def plan(self, located: Iterable[tuple[Place, Any]]) -> list[Planned]:
@@ -267,14 +268,19 @@ class Planner:
         if stat.S_ISLNK(status.st_mode):
             raise Refused("link", f"{source} is a symbolic link; --copy and --link take the file it leads to")
         folder = os.path.dirname(source)  # noqa: PTH120
-        if folder not in self._leavable:
+        read_only = f"nothing can be moved out of {folder}: it is not writable"
+        self._check_source_folder(folder, place, "what lies there can only be copied", read_only)
+
+    def _check_source_folder(self, folder: str, place: Place, if_outside: str, read_only: str) -> None:
+        """Raise Refused for a folder of pictures that leads out of its source, or is not writable; each is looked at once."""
+        if folder not in self._sources:
             root = self._roots.get(place.source) if place.source is not None else None
-            self._leavable[folder] = None
+            self._sources[folder] = None
             if root is not None and not files.lies_in(os.path.realpath(folder), root):
-                self._leavable[folder] = Refused("outside", f"{folder} leads out of {root}; what lies there can only be copied")
+                self._sources[folder] = Refused("outside", f"{folder} leads out of {root}; {if_outside}")
             elif not os.access(folder, os.W_OK | os.X_OK):
-                self._leavable[folder] = Refused("not_permitted", f"nothing can be moved out of {folder}: it is not writable")
-        if (refused := self._leavable[folder]) is not None:
+                self._sources[folder] = Refused("not_permitted", read_only)
+        if (refused := self._sources[folder]) is not None:
             raise Refused(refused.reason, refused.text)
 
     def _check_target(self, intent: Intent) -> None:

@@ -174,7 +174,7 @@ def _named(kept: pa.Table) -> pa.Table:
 def _picture_column(kept: pa.Table, scores: ScoreSet, options: ActionOptions) -> PictureColumn | None:
     """The column with the pictures' paths or URLs; None: their names say where they are. Raises InputError."""
     name = scores.sample_column
-    others = [item for item in kept.column_names if item not in (columns.SAMPLE, name, *pack.OF_THE_SELECTION)]
+    others = [item for item in kept.column_names if item not in (columns.SAMPLE, name, *columns.OF_A_SELECTION)]
     first = kept.select([columns.SAMPLE, *others]).slice(0, NUM_LOOKED_AT).rename_columns([name, *others])
     has_sources = bool(options.pictures) or "sources" in named_in(scores.record)
     return picture_column_of(first, name, options.picture_column, source=scores.source, has_sources=has_sources)

@@ -86,7 +86,7 @@ def _put(intent: Intent, run: str, data: bytes, was: os.stat_result | None) -> i
     half = files.temporary(intent, run)
     try:
         with refusals(half):
-            remove_half(intent, run)
+            files.remove_temporary(intent, run)
             handle = os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
@@ -107,14 +107,7 @@ def _put(intent: Intent, run: str, data: bytes, was: os.stat_result | None) -> i
                 os.replace(half, intent.target)  # noqa: PTH105 (its bytes before are in the journal)
             return os.lstat(intent.target).st_mtime_ns
     finally:
-        with contextlib.suppress(OSError):
-            os.unlink(half)  # noqa: PTH108
-
-
-def remove_half(intent: Intent, run: str) -> None:
-    """Remove what a killed run had half written."""
-    with contextlib.suppress(OSError):
-        os.unlink(files.temporary(intent, run))  # noqa: PTH108
+        files.remove_temporary(intent, run)
 
 
 def made_before(intent: Intent) -> Made:
@@ -124,9 +117,7 @@ def made_before(intent: Intent) -> Made:
         if change.splice is not None:
             raise Refused("missing", f"{intent.target} is not there any more")
         return None
-    with refusals(intent.target):
-        status = os.lstat(intent.target)
-        found = files.sha256_of(intent.target) if stat.S_ISREG(status.st_mode) else ""
+    status, found = _found(intent.target)
     if found == change.sha256:
         return found, status.st_mtime_ns
     if change.splice is None:
@@ -143,14 +134,12 @@ def take_back(intent: Intent, run: str, *, act: bool) -> bool:
     """
     change, target = _change_of(intent), intent.target
     if act:
-        remove_half(intent, run)
+        files.remove_temporary(intent, run)
     if not files.is_there(target):
         if change.splice is None:
             return False  # never made, or taken away by its owner
         raise Refused("missing", f"{target} is not there any more, so it cannot be put back as it was")
-    with refusals(target):
-        status = os.lstat(target)
-        found = files.sha256_of(target) if stat.S_ISREG(status.st_mode) else ""
+    status, found = _found(target)
     if change.splice is not None and found == change.splice.sha256:
         return False  # never changed, or back already
     if found != change.sha256:
@@ -166,6 +155,13 @@ def take_back(intent: Intent, run: str, *, act: bool) -> bool:
         raise Refused("changed", f"{target} {_MADE}")
     _put(intent, run, earlier, status)
     return True
+
+
+def _found(target: str) -> tuple[os.stat_result, str]:
+    """What the system says of a sidecar that is there, and its sha256; "" for what is no file. Raises Refused."""
+    with refusals(target):
+        status = os.lstat(target)
+        return status, files.sha256_of(target) if stat.S_ISREG(status.st_mode) else ""
 
 
 def _change_of(intent: Intent) -> SidecarChange:

@@ -108,7 +108,8 @@ class SidecarPlanner(Planner):
             raise Refused("shared", f"{target} is the sidecar of a better picture than {place.sample}, too, which decides")
         change, length = self._change(place.sample, picture, there)
         status = sidecar.check_writable(target) if there is not None else self._check_new(picture, target)
-        self._check_folder(os.path.dirname(target), place)  # noqa: PTH120
+        folder = os.path.dirname(target)  # noqa: PTH120
+        self._check_source_folder(folder, place, "name what it leads to with --pictures", f"{folder} is not writable")
         source = target if there is not None else picture
         intent = Intent(self.number, place.sample, source, target, status.st_size, status.st_mtime_ns, length, change=change)
         self.number += 1
@@ -157,19 +158,6 @@ class SidecarPlanner(Planner):
             raise Refused("clash", f"{target} is there already")
         with refusals(picture):
             return os.stat(picture)  # noqa: PTH116
-
-    def _check_folder(self, folder: str, place: Place) -> None:
-        """Raise Refused where nothing may be written beside a picture."""
-        if folder not in self._folders:
-            root = self._roots.get(place.source) if place.source is not None else None
-            self._folders[folder] = None
-            if root is not None and not files.lies_in(os.path.realpath(folder), root):
-                text = f"{folder} leads out of {root}; name what it leads to with --pictures"
-                self._folders[folder] = Refused("outside", text)
-            elif not os.access(folder, os.W_OK | os.X_OK):
-                self._folders[folder] = Refused("not_permitted", f"{folder} is not writable")
-        if (refused := self._folders[folder]) is not None:
-            raise Refused(refused.reason, refused.text)
 
     def _is_of_raw(self, picture: str, target: str) -> bool:
         """Whether a sidecar is named as that of a raw file beside the picture, too."""
@@ -244,7 +232,7 @@ class _SidecarAct(Act):
 
     def _finish(self, intent: Intent) -> Made:
         if self.log is not None:
-            sidecar.remove_half(intent, self.state.run)
+            files.remove_temporary(intent, self.state.run)
         made = sidecar.made_before(intent)
         if made is None:
             files.check_source(intent, follow=intent.source != intent.target)

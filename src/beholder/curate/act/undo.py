@@ -135,13 +135,10 @@ def _made(path: str, state: JournalState) -> Iterator[Settled]:
 def _take_back(state: JournalState, outcome: Settled, summary: ActionSummary, *, act: bool) -> bool:
     """Undo one file; whether there was anything to do. Raises Refused."""
     intent, action = outcome.intent, state.action
-    if action == XMP:
-        if act:
-            sidecar.remove_half(intent, state.run)
-        return sidecar.take_back(intent, f"{state.run}-undo", act=act)
     if act:
-        with contextlib.suppress(OSError):
-            os.unlink(files.temporary(intent, state.run))  # noqa: PTH108 (of a run that was killed)
+        files.remove_temporary(intent, state.run)
+    if action == XMP:
+        return sidecar.take_back(intent, f"{state.run}-undo", act=act)
     if action == "move":
         return _move_back(outcome, f"{state.run}-undo", summary, act=act)
     with refusals(intent.target):
@@ -195,9 +192,8 @@ def _move_back(outcome: Settled, run: str, summary: ActionSummary, *, act: bool)
     intent = outcome.intent
     time = intent.mtime_ns if outcome.mtime_ns is None else outcome.mtime_ns
     back = replace(intent, source=intent.target, target=intent.source, mtime_ns=time)
-    if act:
-        with contextlib.suppress(OSError):
-            os.unlink(files.temporary(back, run))  # noqa: PTH108 (of an undo that was killed)
+    if act:  # of an undo that was killed
+        files.remove_temporary(back, run)
     if not os.path.lexists(intent.target):
         if os.path.lexists(intent.source):
             return False  # back already, or never moved

@@ -86,6 +86,20 @@ class Step:
             **self.counts,
         }
 
+    @classmethod
+    def from_json(cls, said: Mapping[str, Any]) -> Step:
+        """What `to_json` made, but for `lowest` and `counts`. Raises KeyError, TypeError, ValueError for anything else."""
+        threshold = said.get("threshold")
+        return cls(
+            word=str(said["rule"]),
+            text=str(said["text"]),
+            rows_in=int(said["rows_in"]),
+            dropped=int(said["dropped"]),
+            left=int(said["left"]),
+            threshold=None if threshold is None else float(threshold),
+            note=str(said.get("note") or ""),
+        )
+
 
 def _finite(value: float | None) -> float | None:
     """JSON has no infinity."""

@@ -34,8 +34,6 @@ from beholder.scoreset.score_set import ScoreSet
 T = TypeVar("T")
 
 SELECTION_FORMAT = "beholder-selection"
-RANK, KEPT, DROPPED_BY = "rank", "kept", "dropped_by"
-RESERVED = (RANK, KEPT, DROPPED_BY)
 NEAR_TO, SIMILARITY = "near_to", "similarity"
 _READING = ("score", "head", "rank_by", "join", "score_column", "sample_column")
 _PLACE, _IS_LEFT, _ROW = "\0place", "\0is_left", "\0row"
@@ -47,16 +45,16 @@ _MEMORY_SHARE = 12
 def passed_columns(scores: ScoreSet, names: Iterable[str]) -> dict[str, str]:
     """Columns of a set that lists pass through -> their names there. A selection's own columns are made anew."""
     is_selection = scores.record.get("format") == SELECTION_FORMAT
-    passed = [name for name in names if not (is_selection and name in RESERVED)]
-    return columns.source_names(passed, {columns.SAMPLE, *scores.score_columns, *RESERVED})
+    passed = [name for name in names if not (is_selection and name in columns.OF_A_SELECTION)]
+    return columns.source_names(passed, {columns.SAMPLE, *scores.score_columns, *columns.OF_A_SELECTION})
 
 
 def list_schema(scores: ScoreSet, more: Iterable[pa.Field]) -> pa.Schema:
     """The columns of a list: sample, the scores, rank, kept, dropped_by, and more."""
     found = [pa.field(columns.SAMPLE, pa.large_string())]
     found += [pa.field(name, score_type(scores, name)) for name in scores.score_columns]
-    found += [pa.field(RANK, pa.int64()), pa.field(KEPT, pa.bool_()), pa.field(DROPPED_BY, pa.string())]
-    return pa.schema([*found, *more])
+    kinds = zip(columns.OF_A_SELECTION, (pa.int64(), pa.bool_(), pa.string()), strict=True)
+    return pa.schema([*found, *(pa.field(name, kind) for name, kind in kinds), *more])
 
 
 def score_type(scores: ScoreSet, name: str) -> pa.DataType:
