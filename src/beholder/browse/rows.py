@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beholder.columns import SAMPLE
-from beholder.io.schemas import empty_table, is_text
+from beholder.io.schemas import empty_table, is_bytes, is_text
 from beholder.kernels.ordering import ordered_keys, sort_best_first
 from beholder.scoreset.numbers import count_at_least
 from beholder.scoreset.score_set import ROW, ScoreSet
@@ -129,7 +129,7 @@ def _kind_here(kind: pa.DataType) -> pa.DataType | None:
         return _kind_here(kind.value_type)
     if is_text(kind) or types.is_null(kind):
         return pa.large_string()
-    if types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind):
+    if is_bytes(kind):
         return None
     if types.is_binary_view(kind) or types.is_union(kind) or types.is_decimal256(kind):
         return None

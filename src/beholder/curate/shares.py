@@ -11,6 +11,7 @@ from beholder.errors import InputError
 STARS = (5, 4, 3, 2, 1)
 """What the shares of `--xmp-stars` give, the first to the best."""
 NO_STARS = "none"
+_STARS_FLAG, _LABELS_FLAG = "--xmp-stars", "--xmp-labels"
 _EXAMPLE = "Green=10%,Yellow=20%"
 
 
@@ -33,7 +34,7 @@ def _number(text: str, flag: str) -> Fraction:
         raise InputError(f"{flag} {text!r} is no share; write for example 10% or 0.1") from None
 
 
-def parse_stars(text: str, flag: str = "--xmp-stars") -> list[tuple[int, Fraction]]:
+def parse_stars(text: str) -> list[tuple[int, Fraction]]:
     """Text such as 5%,15%,30%,30%,20% -> (5, 1/20), (4, 3/20), ...: stars and the share that gets them, the best first.
 
     Shares may be 0, and fewer than five: what they leave over gets nothing. `none` gives nothing to any row.
@@ -45,13 +46,13 @@ def parse_stars(text: str, flag: str = "--xmp-stars") -> list[tuple[int, Fractio
         return []
     pieces = text.split(",")
     if len(pieces) > len(STARS):
-        raise InputError(f"{flag} {text!r} has {len(pieces)} shares; give at most five, those of 5, 4, 3, 2 and 1 stars")
-    found = [(stars, _zero_or_share(piece, flag)) for stars, piece in zip(STARS, pieces, strict=False)]
-    _check_sum([share for _, share in found], text, flag)
+        raise InputError(f"{_STARS_FLAG} {text!r} has {len(pieces)} shares; give at most five, those of 5, 4, 3, 2 and 1 stars")
+    found = [(stars, _zero_or_share(piece, _STARS_FLAG)) for stars, piece in zip(STARS, pieces, strict=False)]
+    _check_sum([share for _, share in found], text, _STARS_FLAG)
     return found
 
 
-def parse_labels(text: str, flag: str = "--xmp-labels") -> list[tuple[str, Fraction]]:
+def parse_labels(text: str) -> list[tuple[str, Fraction]]:
     """Text such as Green=10%,Yellow=20% -> (label, the share that gets it), the best first.
 
     Raises InputError: a piece without name or share, or more than 100 % together.
@@ -61,9 +62,9 @@ def parse_labels(text: str, flag: str = "--xmp-labels") -> list[tuple[str, Fract
         label, sign, share = piece.rpartition("=")
         label = label.strip()
         if not sign or not label or not label.isprintable():
-            raise InputError(f"{flag} {text!r}: {piece.strip()!r} is no label with its share; write {_EXAMPLE}")
-        found.append((label, _zero_or_share(share, flag)))
-    _check_sum([share for _, share in found], text, flag)
+            raise InputError(f"{_LABELS_FLAG} {text!r}: {piece.strip()!r} is no label with its share; write {_EXAMPLE}")
+        found.append((label, _zero_or_share(share, _LABELS_FLAG)))
+    _check_sum([share for _, share in found], text, _LABELS_FLAG)
     return found
 
 

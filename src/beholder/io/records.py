@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -93,6 +94,11 @@ def looks_ours(data: bytes) -> bool:
 
 def _canonical(record: Mapping[str, Any]) -> bytes:
     return json.dumps(record, sort_keys=True, separators=(",", ":")).encode()
+
+
+def finite(value: float | None) -> float | None:
+    """The number, or None: JSON has no NaN, and no infinity."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def whole_number(value: Any, what: str) -> int:

@@ -19,6 +19,7 @@ from beholder.curate.advise.advice import Advice, advise
 from beholder.curate.advise.representation import Group
 from beholder.curate.advise.rows import choose_score
 from beholder.errors import InputError
+from beholder.io.schemas import is_text
 from beholder.locate.named_sources import named_in
 from beholder.reporting import selections
 from beholder.reporting.charts import NOTHING, percent
@@ -167,7 +168,7 @@ def gather(whole: ScoreSet, options: ReportOptions, scratch: Path, say: Say) -> 
 
 def _picture_column(scores: ScoreSet, options: ReportOptions) -> PictureColumn | None:
     """The column with the pictures' paths or URLs. Raises InputError."""
-    texts = [item.name for item in scores.schema if _may_hold_text(item.type) or item.name == scores.sample_column]
+    texts = [item.name for item in scores.schema if is_text(item.type) or item.name == scores.sample_column]
     read = next(scores.batches(texts, num_rows=NUM_LOOKED_AT), None)
     first = read if read is not None else scores.schema.empty_table()
     for item in scores.schema:
@@ -175,10 +176,6 @@ def _picture_column(scores: ScoreSet, options: ReportOptions) -> PictureColumn |
             first = first.append_column(item, pa.nulls(len(first), item.type))
     has_sources = bool(options.pictures) or "sources" in named_in(scores.record)
     return picture_column_of(first, scores.sample_column, options.picture_column, source=scores.source, has_sources=has_sources)
-
-
-def _may_hold_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_dictionary(kind))
 
 
 def _head(index: int, scores: ScoreSet, options: ReportOptions, decisions: Decisions | None, say: Say) -> HeadSection:

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from beholder import columns
+from beholder.io.records import finite
 from beholder.scoreset.database import all_rows, refused
 from beholder.scoreset.joined import NAME, holds_bytes
 from beholder.scoreset.score_set import ROW, ScoreSet, quoted
@@ -81,7 +82,7 @@ def fetch_rows(
         line[0]: RowFacts(
             line[0],
             line[1],
-            tuple(_finite(value) for value in line[first:last]),
+            tuple(finite(value) for value in line[first:last]),
             tuple((column, text) for column, text in zip(shown, line[last:], strict=True) if text),
             line[2],
             line[3],
@@ -97,10 +98,6 @@ def shown_columns(scores: ScoreSet) -> list[str]:
         for name in scores.metadata_columns
         if not holds_bytes(scores.schema.field(name).type) and name not in (columns.STATUS, columns.SAMPLE)
     ][:_MOST_COLUMNS]
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and np.isfinite(value) else None
 
 
 def rows_named(connection: duckdb.DuckDBPyConnection, names: Sequence[str]) -> dict[str, int]:

@@ -32,6 +32,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _BATCH_ROWS = 1 << 20
+_NUMBERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "FLOAT", "DOUBLE", "DECIMAL")
+
+
+def is_number(kind: str) -> bool:
+    """Whether a type of DuckDB's is one of numbers."""
+    return kind.upper().removeprefix("U").startswith(_NUMBERS) and not kind.endswith("]")
 
 
 @dataclass(frozen=True)

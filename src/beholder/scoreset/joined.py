@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import contextlib
 import io
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path, PurePosixPath
@@ -19,6 +18,8 @@ import pyarrow.parquet as pq
 from beholder import columns
 from beholder.errors import InputError
 from beholder.io import remote, storage
+from beholder.io.records import json_value
+from beholder.io.schemas import is_bytes
 from beholder.io.tables import open_text
 from beholder.scoreset.database import (
     NO_FLAG,
@@ -112,9 +113,9 @@ def rows_in(table: str, source: str) -> str:
 def mark_of(line: bytes) -> tuple[str, str | None]:
     """Sample and mark (keep, drop or None) of a line as `beholder browse` writes it. Raises ValueError for any other."""
     try:
-        event = json.loads(line)
+        event = json_value(line)
         sample, mark = event[columns.SAMPLE], event["mark"]
-    except (TypeError, KeyError, RecursionError) as error:
+    except (TypeError, KeyError) as error:
         raise ValueError("no object with a sample and a mark") from error
     if not isinstance(sample, str) or mark not in _MARKS:
         raise ValueError("no sample, or another mark")
@@ -162,26 +163,42 @@ def marked_rows(
     return np.sort(rows[keep]), np.sort(rows[~keep]), len(np.unique(found.column(2).to_numpy()))
 
 
-if TYPE_CHECKING:
-    import duckdb
-
 _RENAMED = "meta_"
 """Before the name of a joined column when the set has one of that name."""
 
 
 @dataclass(frozen=True)
 class Joined:
-    """What tables bring to a set.
+    """A set and what tables bring to it, as DuckDB knows them.
 
     Attributes:
-        file: a Parquet file with the metadata of each row, in the set's order.
+        view: the rows, with all columns.
         untyped: those of the columns that come from a CSV: text, exactly as it stands there.
+        file: a Parquet file with the metadata of each row, in the set's order; None where nothing was joined.
         notes: lines about columns that had to be renamed, and about tables that lack rows of the set.
     """
 
-    file: Path
+    view: str
     untyped: frozenset[str]
-    notes: tuple[str, ...]
+    file: Path | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Of the joined columns."""
+        return pq.read_schema(self.file).remove_metadata() if self.file is not None else pa.schema([])
+
+
+def register_all(
+    connection: duckdb.DuckDBPyConnection, scores: ScoreSet, join: Sequence[str], scratch: Path, remedy: Remedy = NO_FLAG
+) -> Joined:
+    """Make a set, and the tables that are joined to it, known to DuckDB. Raises InputError as `join_metadata`."""
+    with clear_errors(f"{scores.source} cannot be read", remedy):
+        scores.register(connection)
+    if not join:
+        return Joined("scores", scores.untyped)
+    with clear_errors(f"--join {', '.join(join)}", remedy):
+        return join_metadata(connection, scores, join, scratch)
 
 
 def join_metadata(connection: duckdb.DuckDBPyConnection, scores: ScoreSet, paths: Sequence[str], scratch: Path) -> Joined:
@@ -195,7 +212,7 @@ def join_metadata(connection: duckdb.DuckDBPyConnection, scores: ScoreSet, paths
     taken = {name.casefold() for name in (*scores.schema.names, "sample", ROW)}
     renamed: dict[str, str] = {}
     partly: list[str] = []
-    untyped: set[str] = set()
+    untyped = set(scores.untyped)
     selected, joins = [], [f"(SELECT {ROW}, {NAME} AS name FROM scores) AS s"]
     for number, path in enumerate(paths):
         file = table_file(path, scratch / f"join{number}.parquet")
@@ -222,7 +239,12 @@ def join_metadata(connection: duckdb.DuckDBPyConnection, scores: ScoreSet, paths
     target = scratch / "joined.parquet"
     _write(connection, f"SELECT {', '.join(selected)} FROM {' '.join(joins)} ORDER BY s.{ROW}", target)
     notes = (f"joined column {old!r} is called {new!r} here" for old, new in renamed.items())
-    return Joined(target, frozenset(untyped), (*notes, *partly))
+    mine = f"SELECT *, file_row_number AS joined_row FROM {parquet_of([target], 'file_row_number')}"
+    connection.execute(
+        f"CREATE VIEW scores_joined AS SELECT s.*, m.* EXCLUDE (joined_row, file_row_number) "
+        f"FROM scores AS s JOIN ({mine}) AS m ON s.{ROW} = m.joined_row"
+    )
+    return Joined("scores_joined", frozenset(untyped), target, (*notes, *partly))
 
 
 def _write(connection: duckdb.DuckDBPyConnection, query: str, target: Path) -> None:
@@ -253,17 +275,7 @@ def holds_bytes(kind: pa.DataType) -> bool:
     """Whether values hold bytes (pictures), which are shown and listed nowhere."""
     if pa.types.is_nested(kind):
         return any(holds_bytes(kind.field(index).type) for index in range(kind.num_fields))
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind))
-
-
-def register_joined(connection: duckdb.DuckDBPyConnection, joined: Path) -> str:
-    """Make a view of the set's and the joined columns; returns its name."""
-    mine = f"SELECT *, file_row_number AS joined_row FROM {parquet_of([joined], 'file_row_number')}"
-    connection.execute(
-        f"CREATE VIEW scores_joined AS SELECT s.*, m.* EXCLUDE (joined_row, file_row_number) "
-        f"FROM scores AS s JOIN ({mine}) AS m ON s.{ROW} = m.joined_row"
-    )
-    return "scores_joined"
+    return is_bytes(kind)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -311,13 +323,13 @@ def with_joined(scores: ScoreSet, join: Sequence[str], scratch: Path, *, num_thr
     if not join:
         return scores
     database = contextlib.closing(connect(scratch / "join", num_threads=num_threads))
-    with within_free_memory(), database as connection, clear_errors(f"--join {', '.join(join)}"):
-        scores.register(connection)
-        found = join_metadata(connection, scores, join, scratch)
-    more = pq.read_schema(found.file).remove_metadata()
+    with within_free_memory(), database as connection:
+        found = register_all(connection, scores, join, scratch)
+    assert found.file is not None
+    more = found.schema
     own = {item.name: getattr(scores, item.name) for item in fields(ScoreSet)} | {
         "schema": pa.schema([*scores.schema, *more], scores.schema.metadata),
-        "untyped": scores.untyped | found.untyped,
+        "untyped": found.untyped,
         "notes": (*scores.notes, *found.notes),
     }
     return JoinedSet(**own, joined=found.file, joined_names=tuple(more.names))
@@ -357,26 +369,20 @@ def narrow(
     """
     of_where = Remedy(is_condition=True)
     with contextlib.closing(connect(scratch, num_threads=num_threads)) as connection:
+        found = register_all(connection, scores, join, scratch)
         with clear_errors(f"{scores.source} cannot be read"):
-            scores.register(connection)
             tried = " OR ".join(f"NOT isnan(CAST({quoted(name)} AS DOUBLE))" for name in scores.score_columns)
             (num_tried,) = connection.execute(f"SELECT count(*) FILTER (WHERE {tried}) FROM scores").fetchall()[0]
-        view, untyped, more, notes = "scores", scores.untyped, list[str](), tuple[str, ...]()
-        if join:
-            with clear_errors(f"--join {', '.join(join)}"):
-                found = join_metadata(connection, scores, join, scratch)
-                view = register_joined(connection, found.file)
-            untyped, more, notes = untyped | found.untyped, pq.read_schema(found.file).names, found.notes
-        holds, chosen = None, f"FROM {view}"
+        holds, chosen = None, f"FROM {found.view}"
         if where:
-            texts, holds = Untyped(untyped), np.ones(scores.num_rows, np.bool_)
+            texts, holds = Untyped(found.untyped), np.ones(scores.num_rows, np.bool_)
             for condition in where:
-                holds &= mask_where(connection, condition, view, scores.num_rows, texts, remedy=of_where)
+                holds &= mask_where(connection, condition, found.view, scores.num_rows, texts, remedy=of_where)
             connection.register("kept_rows", pa.table({"number": np.flatnonzero(holds)}))
             chosen += f" WHERE {ROW} IN (SELECT number FROM kept_rows)"
         own = [item.name for item in scores.schema if not holds_bytes(item.type) or item.name in scores.score_columns]
         wanted = [f"{NAME} AS {quoted(scores.sample_column)}"]
-        wanted += [quoted(name) for name in (*own, *more) if name != scores.sample_column]
+        wanted += [quoted(name) for name in (*own, *found.schema.names) if name != scores.sample_column]
         target = scratch / "narrowed.parquet"
         with clear_errors(f"{scores.source} cannot be read", of_where if where else NO_FLAG):
             _write(connection, f"SELECT {', '.join(wanted)} {chosen} ORDER BY {ROW}", target)
@@ -388,7 +394,7 @@ def narrow(
         table=None,
         row_counts=(num_rows,),
         schema=schema,
-        untyped=untyped - {scores.sample_column},
+        untyped=found.untyped - {scores.sample_column},
         hidden=None,
     )
-    return Narrowed(kept, holds, int(num_tried), notes)
+    return Narrowed(kept, holds, int(num_tried), found.notes)

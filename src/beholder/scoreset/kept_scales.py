@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from beholder.errors import HeadError, InputError, OutputError
-from beholder.io import locations, user_folders
+from beholder.io import locations, records, user_folders
 from beholder.models import catalog, download
 from beholder.models.heads import load_head
 from beholder.scoreset.head_key import HeadKey
@@ -347,7 +347,7 @@ class Translation:
             "rule": self.flag.removeprefix("--").replace("-", "_"),
             "given": self.given,
             "scale_of": self.scale,
-            "used": self.used if math.isfinite(self.used) else None,
+            "used": records.finite(self.used),
             "is_forward": self.is_forward,
             "map": self.found.to_json(is_whole=False),
         }

@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from beholder import columns
 from beholder.errors import InputError
 from beholder.io import storage
+from beholder.io.records import json_value
 from beholder.io.schemas import as_texts, common_schema, in_type, is_number, usual_type
 from beholder.io.tables import header_of
 from beholder.models.catalog import DEFAULT_HEAD
@@ -483,10 +484,9 @@ def _usual_table(table: pa.Table) -> pa.Table:
 def record_in(schema: pa.Schema) -> dict[str, Any]:
     """What a file of ours says about itself; {} for others."""
     try:
-        found = json.loads((schema.metadata or {}).get(b"beholder", b"{}"))
-    except (ValueError, RecursionError):
+        return _valid_record(json_value((schema.metadata or {}).get(b"beholder", b"{}")))
+    except ValueError:
         return {}
-    return _valid_record(found)
 
 
 def _valid_record(found: Any) -> dict[str, Any]:

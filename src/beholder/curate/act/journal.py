@@ -31,6 +31,7 @@ from beholder.curate.act.files import Intent, rename_new, sync_folder
 from beholder.curate.options import ACTIONS
 from beholder.errors import InputError, OutputError, reading_failed, writing_failed
 from beholder.io import crash
+from beholder.io.records import json_value
 
 FORMAT, VERSION = "beholder-journal", 2
 _MARKERS = frozenset(("planned", "sums", "results", "end", "undo", "undone", "undone shard", "shard"))
@@ -420,8 +421,8 @@ def _written_text(num_bytes: int) -> str:
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
     try:
-        said = json.loads(line)
-    except (ValueError, RecursionError):
+        said = json_value(line)
+    except ValueError:
         return None
     return said if isinstance(said, dict) and line.endswith(b"\n") else None
 

@@ -161,11 +161,6 @@ class ActionSummary:
         """Count a file that another disk does not keep all of."""
         self.not_kept[word] = self.not_kept.get(word, 0) + 1
 
-    def note_room(self, folder: str, free: int, needed: int) -> None:
-        """Say so where a disk has not enough bytes free."""
-        if needed > free:
-            self.notes.append(f"the disk of {folder} has {bytes_text(free)} free, {bytes_text(needed)} are needed")
-
     def leave_file(self, text: str) -> None:
         """Count a file beside a picture that stayed behind."""
         self.num_files_left += 1

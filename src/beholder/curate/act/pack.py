@@ -183,7 +183,7 @@ class _Packer:
 
 def rehearse(job: Job, say: Say) -> None:
     """Plan everything, read no picture, touch nothing."""
-    packer = _Packer(job, job.earlier if job.earlier is not None else JournalState(job.header | {"id": ""}))
+    packer = _Packer(job, job.state)
     _check_free_names(job.target, packer.state.shards)
     summary, num_shown, num_new = job.summary, 0, 0
     for item in (item for items in packer.items(_BATCH_LOOK) for item in items):

@@ -22,7 +22,7 @@ from beholder.curate.act import files
 from beholder.curate.act.files import Intent, Refused, is_there, refusals
 from beholder.curate.act.journal import Journal, JournalState, SharedFiles, new_journal, reopened
 from beholder.curate.act.layout import Layout, marked
-from beholder.curate.act.messages import ActionSummary
+from beholder.curate.act.messages import ActionSummary, bytes_text
 from beholder.curate.options import ActionOptions
 from beholder.io import locations
 from beholder.locate.archives import FilePlace, Place
@@ -67,6 +67,11 @@ class Job:
     summary: ActionSummary
     progress: Progress
 
+    @property
+    def state(self) -> JournalState:
+        """What the earlier run's journal says; without one that of an act that has done nothing."""
+        return self.earlier if self.earlier is not None else JournalState(self.header | {"id": ""})
+
     def open_journal(self) -> AbstractContextManager[tuple[Journal, JournalState]]:
         """Its journal, to be written into; begun where this is the first run. Raises InputError, OutputError."""
         return reopened(self.journal) if self.earlier is not None else new_journal(self.journal, **self.header)
@@ -85,7 +90,9 @@ class Job:
     def note_room(self, needed: int) -> None:
         """Say so where the target's disk has not so many bytes free."""
         free = shutil.disk_usage(files.existing_part(self.target)).free
-        self.summary.note_room(self.target, free, needed)
+        if needed > free:
+            text = f"the disk of {self.target} has {bytes_text(free)} free, {bytes_text(needed)} are needed"
+            self.summary.notes.append(text)
 
 
 @dataclass

@@ -78,12 +78,17 @@ def perform(
     has_addresses = column is not None
     with PictureFinder(scores.record, pictures=options.pictures, root=options.root, addresses=has_addresses) as finder:
         job = _job(action, target, path, kept, column, finder, options, progress or (lambda count, size: None))
-        doing = pack if action in SHARDED else sidecars if action == XMP else single
+        if action in SHARDED:
+            apply, rehearse = pack.apply, pack.rehearse
+        elif action == XMP:
+            apply, rehearse = sidecars.SidecarAct.apply, sidecars.SidecarRehearsal.rehearse
+        else:
+            apply, rehearse = single.Act.apply, single.Rehearsal.rehearse
         if options.apply:
             job.summary.journal = job.journal
-            doing.apply(job)
+            apply(job)
         else:
-            doing.rehearse(job, say)
+            rehearse(job, say)
     for line in act_lines(job.summary):
         say(line)
     return job.summary

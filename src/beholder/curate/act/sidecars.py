@@ -18,7 +18,7 @@ from beholder.curate.act.change import SidecarChange
 from beholder.curate.act.files import Intent, Made, Refused, refusals
 from beholder.curate.act.journal import JournalState
 from beholder.curate.act.messages import shown_path, stars_text
-from beholder.curate.act.plan import Job, Planned, Planner, Say, check_place
+from beholder.curate.act.plan import Job, Planned, Planner, check_place
 from beholder.curate.act.single import Act, NotYet, Rehearsal
 from beholder.curate.options import ActionOptions
 from beholder.curate.shares import counts
@@ -62,18 +62,6 @@ def _dealt(shares: Sequence[tuple[Any, Fraction]], num_rows: int, kind: pa.DataT
 
 def _pairs(rows: pa.Table) -> zip[tuple[int | None, str | None]]:
     return zip(rows.column(STARS).to_pylist(), rows.column(LABEL).to_pylist(), strict=True)
-
-
-def rehearse(job: Job, say: Say) -> None:
-    """Plan everything, touch nothing; the first few sidecars are named."""
-    state = job.earlier if job.earlier is not None else JournalState(job.header | {"id": ""})
-    _SidecarRehearsal(job, state, say).run()
-
-
-def apply(job: Job) -> None:
-    """Do it, or go on with it. Raises OutputError when the disk is full; the same again continues."""
-    with job.open_journal() as (log, state):
-        _SidecarAct(job, log, state).run()
 
 
 class SidecarPlanner(Planner):
@@ -214,7 +202,7 @@ def _is_rated(says: XmpRating) -> bool:
     return says.stars not in (None, UNRATED) or says.unusable is not None
 
 
-class _SidecarAct(Act):
+class SidecarAct(Act):
     """Stars that are written; without a journal to write into they are only looked at."""
 
     planner: SidecarPlanner
@@ -240,7 +228,7 @@ class _SidecarAct(Act):
         return made
 
 
-class _SidecarRehearsal(_SidecarAct, Rehearsal):
+class SidecarRehearsal(SidecarAct, Rehearsal):
     """A dry run: as if every sidecar could be written."""
 
     def _text(self, intent: Intent) -> str:

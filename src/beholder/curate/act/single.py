@@ -30,18 +30,6 @@ class NotYet(Exception):  # noqa: N818 (an answer, told by an exception)
     """A file is still to be done."""
 
 
-def rehearse(job: Job, say: Say) -> None:
-    """Plan everything, touch nothing; the first few files are named."""
-    state = job.earlier if job.earlier is not None else JournalState(job.header | {"id": ""})
-    Rehearsal(job, state, say).run()
-
-
-def apply(job: Job) -> None:
-    """Do it, or go on with it. Raises OutputError when the disk is full; the same again continues."""
-    with job.open_journal() as (log, state):
-        Act(job, log, state).run()
-
-
 class Act:
     """An act that is done; without a journal to write into it is only looked at.
 
@@ -53,6 +41,12 @@ class Act:
         self.planner = self._planner()
         self.is_retry = state.is_finished
         self._data: dict[int, bytes | Refused] = {}
+
+    @classmethod
+    def apply(cls, job: Job) -> None:
+        """Do it, or go on with it. Raises OutputError when the disk is full; the same again continues."""
+        with job.open_journal() as (log, state):
+            cls(job, log, state).run()
 
     def _planner(self) -> Planner:
         return Planner(self.job, self.state)
@@ -246,11 +240,16 @@ class Act:
 class Rehearsal(Act):
     """A dry run: as if every file could be done."""
 
-    def __init__(self, job: Job, state: JournalState, say: Say) -> None:
-        super().__init__(job, None, state)
+    def __init__(self, job: Job, say: Say) -> None:
+        super().__init__(job, None, job.state)
         self._say = say
         self._num_shown = self._num_needed = 0
         self._device = os.stat(files.existing_part(job.target)).st_dev  # noqa: PTH116
+
+    @classmethod
+    def rehearse(cls, job: Job, say: Say) -> None:
+        """Plan everything, touch nothing; the first few files are named."""
+        cls(job, say).run()
 
     def run(self) -> None:
         """All that would be left to do; then how many more files there are, and whether the disk has room for all."""

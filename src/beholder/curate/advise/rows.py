@@ -7,7 +7,6 @@ import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +16,21 @@ import pyarrow as pa
 from beholder import columns
 from beholder.curate.advise.representation import GroupCounts, Kind
 from beholder.curate.options import SMALLEST_MEMORY
+from beholder.curate.select.grouping import ASPECT, ASPECTS, aspect_edges
 from beholder.errors import InputError
 from beholder.models.published import canonical_head
 from beholder.options import all_cores
-from beholder.scoreset.database import NO_FLAG, Remedy, all_rows, batches_of, check_expression, clear_errors, connect
-from beholder.scoreset.joined import join_metadata, register_joined
+from beholder.scoreset.database import (
+    NO_FLAG,
+    Remedy,
+    all_rows,
+    batches_of,
+    check_expression,
+    clear_errors,
+    connect,
+    is_number,
+)
+from beholder.scoreset.joined import register_all
 from beholder.scoreset.score_set import ROW, ScoreSet, as_score, quoted, text_literal
 from beholder.scoreset.untyped import NUMBERS, Form, Untyped
 
@@ -56,9 +65,7 @@ MOST_BINS, _ROWS_PER_BIN = 10, 25
 _LOOK_ROWS = 20_000
 _FINE_BITS = 9
 OTHERS = "(others)"
-ASPECT = "aspect"
 
-_NUMERIC = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "FLOAT", "DOUBLE", "DECIMAL")
 _DATES = ("DATE", "TIMESTAMP")
 _DOMAIN = r"^[A-Za-z][A-Za-z0-9+.-]*://(?:[^/?#@]*@)?([^/:?#]*)"
 _TOKEN = r"[\p{L}\p{M}\p{N}]+(?:['\x{2019}]\p{L}+)?"
@@ -138,30 +145,21 @@ def open_rows(
         scratch = Path(folder)
         with contextlib.closing(connect(scratch, memory=memory, num_threads=num_threads or all_cores())) as connection:
             connection.execute("SET preserve_insertion_order = true")  # the same result every time
-            with clear_errors(f"{scores.source} cannot be read", remedy):
-                scores.register(connection, "scores")
-            relation, untyped = "scores", set(scores.untyped)
-            notes: tuple[str, ...] = ()
-            if join:
-                found = join_metadata(connection, scores, join, scratch)
-                relation = register_joined(connection, found.file)
-                untyped |= found.untyped
-                notes = found.notes
-            texts = Untyped(untyped)
-            fitted = [check_expression(connection, condition, relation, untyped=texts) for condition in where]
+            found = register_all(connection, scores, join, scratch, remedy)
+            texts = Untyped(found.untyped)
+            fitted = [check_expression(connection, condition, found.view, untyped=texts) for condition in where]
             conditions = " AND ".join(f"(\n{condition}\n)" for condition in fitted) or "true"
             score = f"TRY_CAST({quoted(score_column)} AS FLOAT)::DOUBLE"
-            values = _values(texts.forms(connection, relation))
-            query = (
-                f"SELECT *{values}, CASE WHEN isfinite({score}) THEN {score} END AS {SCORE} FROM {relation} WHERE {conditions}"
-            )
+            values = _values(texts.forms(connection, found.view))
+            value = f"CASE WHEN isfinite({score}) THEN {score} END AS {SCORE}"
+            query = f"SELECT *{values}, {value} FROM {found.view} WHERE {conditions}"
             named = f"{scores.source} where {' and '.join(where)}" if where else scores.source
             remedy = replace(remedy, is_condition=bool(where))
             rows = Rows(named, connection, {}, remedy)
             rows.all(f"CREATE VIEW rows AS {query}")
             known = {scores.sample_column, columns.SAMPLE, *scores.score_columns, ROW, SCORE}
             kinds = {str(name): str(kind) for name, kind, *_ in rows.all("DESCRIBE rows") if str(name) not in known}
-            yield replace(rows, kinds=kinds, notes=notes)
+            yield replace(rows, kinds=kinds, notes=found.notes)
 
 
 def _values(forms: Mapping[str, Form]) -> str:
@@ -255,7 +253,7 @@ class Grouper:
         if not kind.endswith("]"):
             if kind == "BOOLEAN" or kind.startswith("ENUM"):
                 return self._values(column)
-            if kind.lstrip("U").startswith(_NUMERIC):
+            if is_number(kind):
                 return self._numbers(column)
             if kind.startswith(_DATES):
                 return self._exclusive(column, "year", f"strftime({quoted(column)}, '%Y')", MOST_GROUPS)
@@ -271,14 +269,9 @@ class Grouper:
 
     def _aspects(self) -> GroupCounts:
         """The groups of width / height: the nearest of `curate.select.grouping.ASPECTS`, as `--per aspect` has them."""
-        from beholder.curate.select.grouping import ASPECTS
-
         width, height = (f"{quoted(name)}::DOUBLE" for name in (columns.WIDTH, columns.HEIGHT))
-        ratios = [int(w) / int(h) for w, h in (text.split(":") for text in ASPECTS)]
-        edges = [math.sqrt(low * high) for low, high in pairwise(ratios)]
-        cases = " ".join(
-            f"WHEN {width} / {height} <= {number(edge)} THEN '{name}'" for name, edge in zip(ASPECTS, edges, strict=False)
-        )
+        upper = zip(ASPECTS, aspect_edges().tolist(), strict=False)
+        cases = " ".join(f"WHEN {width} / {height} <= {number(edge)} THEN '{name}'" for name, edge in upper)
         expression = f"CASE WHEN {width} > 0 AND {height} > 0 THEN CASE {cases} ELSE '{ASPECTS[-1]}' END END"
         counted = self._exclusive(ASPECT, "value", expression, MOST_VALUES)
         order = sorted(range(len(counted.values)), key=lambda at: [*ASPECTS, None].index(counted.values[at]))
@@ -441,7 +434,7 @@ def _text(value: float) -> str:
 def chosen_columns(rows: Rows, wanted: Sequence[str] | None) -> list[str]:
     """The columns to group: those named, else all, the sample's folder and the aspect. Raises InputError for unknown ones."""
     derived = [name for name in (columns.SAMPLE, "folder") if name not in rows.kinds]
-    has_size = all(rows.kinds.get(name, "").lstrip("U").startswith(_NUMERIC) for name in (columns.WIDTH, columns.HEIGHT))
+    has_size = all(is_number(rows.kinds.get(name, "")) for name in (columns.WIDTH, columns.HEIGHT))
     if has_size and ASPECT not in rows.kinds:
         derived.append(ASPECT)
     if wanted is None:

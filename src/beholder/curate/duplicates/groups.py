@@ -301,8 +301,9 @@ def drop_near_duplicates(
             vectors, rows, threshold, reference_threshold if references else None, method, num_threads, telling,
             num_always=num_always, groups=groups, most_stays=most_stays,
         )  # fmt: skip
-        if most_stays is not None and len(found.staying) >= most_stays:
-            count = int(found.staying[most_stays - 1]) + 1
+        staying = np.flatnonzero((found.keeper == np.arange(len(rows))) & (found.reference < 0))
+        if most_stays is not None and len(staying) >= most_stays:  # what is undecided comes behind these
+            count = int(staying[most_stays - 1]) + 1
             break
         if count == len(rows_best_first):
             break
@@ -318,7 +319,6 @@ class _Decided:
         keeper: (M,) int64: the place of the row that stays in its stead, or its own; -1: undecided.
         reference: (M,) int64: the row of a reference set that it is near to; -1: none.
         similarity: (M,) float32 to that, or to the one that stays.
-        staying: places of those that stay, as far as that is decided.
         num_near_that_stay: rows that always stay though a reference is near.
         is_exact: whether all pairs that could be near were compared.
     """
@@ -326,7 +326,6 @@ class _Decided:
     keeper: Rows
     reference: Rows
     similarity: npt.NDArray[np.float32]
-    staying: Rows
     num_near_that_stay: int
     is_exact: bool
 
@@ -362,7 +361,6 @@ def _decided(
     reference[:num_always], similarity[:num_always] = -1, 1
     left = np.flatnonzero(reference < 0)
     keeper = np.arange(len(rows))
-    staying = left
     if threshold is not None:
         found = find_near_duplicates(
             vectors,
@@ -378,11 +376,13 @@ def _decided(
         keeper[left] = np.where(found.keeper >= 0, left[found.keeper], -1)
         similarity[left] = found.similarity
         is_exact = is_exact and found.method == "exact"
-        staying = left[found.stays]  # the first ones that are wanted: what is undecided comes behind them
     return _Decided(
-        keeper=keeper, reference=reference, similarity=similarity, staying=staying,
-        num_near_that_stay=num_near_that_stay, is_exact=is_exact,
-    )  # fmt: skip
+        keeper=keeper,
+        reference=reference,
+        similarity=similarity,
+        num_near_that_stay=num_near_that_stay,
+        is_exact=is_exact,
+    )
 
 
 def _rule(scores: ScoreSet, vectors: Vectors, rows: Rows, found: _Decided) -> DuplicateRule:

@@ -47,7 +47,7 @@ class Identical:
     example: str = ""
 
 
-def find_identical(finder: PictureFinder, sizes: Numbers, named: NamedPieces, on_progress: Progress | None = None) -> Identical:
+def find_identical(finder: PictureFinder, sizes: Numbers, named: NamedPieces, on_progress: Progress) -> Identical:
     """Compare pictures by the bytes of their files: a size that nobody else has settles it, others are read and hashed.
 
     Args:
@@ -80,8 +80,7 @@ def find_identical(finder: PictureFinder, sizes: Numbers, named: NamedPieces, on
                 else:
                     digests[number] = digest
                     sizes[number] = digest[0]
-                if on_progress is not None:
-                    on_progress(len(digests) + found.num_unread, total)
+                on_progress(len(digests) + found.num_unread, total)
         is_read = np.zeros(len(sizes), np.bool_)
         is_read[list(digests)] = True
         wanted = np.flatnonzero(_is_shared(sizes) & ~is_read)

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from beholder import columns
 from beholder.errors import InputError
-from beholder.io.schemas import as_values, in_type, value_type
+from beholder.io.schemas import as_values, in_type, is_bytes, value_type
 from beholder.kernels import ordering
 from beholder.scoreset.database import WITH_FLAG, clear_errors, count_of, do, rows_of
 from beholder.scoreset.row_names import Names
@@ -113,7 +113,7 @@ def _by_column(
 ) -> Groups:
     kind = reader.schema.field(column).type
     inside = value_type(kind)
-    if pa.types.is_nested(inside) or pa.types.is_binary(inside) or pa.types.is_large_binary(inside):
+    if pa.types.is_nested(inside) or is_bytes(inside):
         raise InputError(f"{flag} {column}: rows cannot be put into groups by a column of {kind}")
 
     def encode(first: int, table: pa.Table) -> tuple[int, npt.NDArray[Any], list[Any]]:
@@ -168,12 +168,18 @@ def _by_part(column: str, names: Names, num_rows: int, most_listed: int) -> Grou
     return groups
 
 
+def aspect_edges() -> Sides:
+    """Width over height between neighbours of `ASPECTS`, ascending."""
+    ratios = np.array([int(w) / int(h) for w, h in (text.split(":") for text in ASPECTS)])
+    found: Sides = np.sqrt(ratios[1:] * ratios[:-1])
+    return found
+
+
 def _by_aspect(reader: RowReader, flag: str) -> Groups:
     for name in (columns.WIDTH, columns.HEIGHT):
         if name not in reader.schema.names:
             raise InputError(f"{flag} aspect needs the columns width and height; there is no {name} (--join can bring it)")
-    ratios = np.array([int(w) / int(h) for w, h in (text.split(":") for text in ASPECTS)])
-    edges = np.sqrt(ratios[1:] * ratios[:-1])
+    edges = aspect_edges()
 
     def aspects(width: Sides, height: Sides) -> npt.NDArray[Any]:
         return np.where((width > 0) & (height > 0), np.searchsorted(edges, width / height), len(ASPECTS))

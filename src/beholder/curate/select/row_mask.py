@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from beholder import columns
 from beholder.curate.act.messages import bytes_text
 from beholder.errors import InputError
+from beholder.io.records import finite
 from beholder.kernels import ordering
 from beholder.kernels.ordering import MOST_KEY, Keys, Rows
 from beholder.scoreset.row_reader import RowReader
@@ -80,9 +81,9 @@ class Step:
             "rows_in": self.rows_in,
             "dropped": self.dropped,
             "left": self.left,
-            "threshold": _finite(self.threshold),
+            "threshold": finite(self.threshold),
             "note": self.note,
-            "lowest_left": _finite(self.lowest),
+            "lowest_left": finite(self.lowest),
             **self.counts,
         }
 
@@ -99,11 +100,6 @@ class Step:
             threshold=None if threshold is None else float(threshold),
             note=str(said.get("note") or ""),
         )
-
-
-def _finite(value: float | None) -> float | None:
-    """JSON has no infinity."""
-    return None if value is None or not np.isfinite(value) else value
 
 
 class RowMask(ABC):

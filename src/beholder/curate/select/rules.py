@@ -48,7 +48,6 @@ Places = npt.NDArray[np.int64]
 _UNKNOWN = np.iinfo(np.int64).max
 _FLAG = "--dedup-keep"
 _NAMED_AT_ONCE = 65_536
-_NUMBERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "FLOAT", "DOUBLE", "BOOLEAN")
 _BYTES_OF_A_TIE = 400
 """About what a row takes while rows of nearly the same score are put in order."""
 
@@ -71,19 +70,13 @@ class SelectionInput:
         self._stack = ExitStack()
         self.scratch = Path(tempfile.mkdtemp(prefix="beholder-select-"))
         self._stack.callback(shutil.rmtree, self.scratch, ignore_errors=True)
-        self.joined_notes: tuple[str, ...] = ()
-        self._view = "scores"
-        untyped = set(scores.untyped)
-        joined_file: Path | None = None
+        found = joined.Joined("scores", scores.untyped)
         try:
             if rules.join:
                 with database.clear_errors(f"--join {', '.join(rules.join)}", database.WITH_FLAG):
                     found = joined.join_metadata(self.connection, scores, rules.join, self.scratch)
-                joined_file, self.joined_notes = found.file, found.notes
-                untyped |= found.untyped
-                self._view = joined.register_joined(self.connection, joined_file)
-            self.untyped = Untyped(untyped)
-            self.reader = RowReader(scores, joined_file, untyped=untyped, num_threads=rules.threads)
+            self._view, self.joined_notes, self.untyped = found.view, found.notes, Untyped(found.untyped)
+            self.reader = RowReader(scores, found.file, untyped=found.untyped, num_threads=rules.threads)
             self.names = Names(self.reader, self.tell)
         except BaseException:
             self.close()
@@ -654,7 +647,7 @@ def _places_by_expression(rows: SelectionInput, expression: str) -> Places:
     with database.clear_errors(named):
         described = database.first_row(connection, f"DESCRIBE SELECT (\n{fitted}\n) AS value FROM {view}")
         kind = str(described[1]) if described is not None else ""
-        if kind.removeprefix("U") not in _NUMBERS and not kind.startswith("DECIMAL"):
+        if not database.is_number(kind) and kind != "BOOLEAN":
             hint = "; TRY_CAST(... AS DOUBLE) makes numbers of text" if kind == "VARCHAR" else ""
             raise InputError(f"{named} gives values of {kind}, not numbers that could be compared{hint}")
         value = "CASE WHEN isnan(value) THEN NULL ELSE value END" if kind in ("FLOAT", "DOUBLE") else "value"

@@ -24,7 +24,7 @@ from beholder.curate.select.ranking import order_of
 from beholder.curate.select.row_mask import RULES
 from beholder.curate.select.rules import RuleRunner
 from beholder.curate.select.values import keys_in
-from beholder.io.schemas import in_type
+from beholder.io.schemas import in_type, is_bytes
 from beholder.kernels import ordering
 from beholder.kernels.ordering import Rows
 from beholder.scoreset.row_names import whole
@@ -117,7 +117,7 @@ class RowTables:
         self._sample = self._scores.sample_column
         self._budget = runner.rules.memory // _MEMORY_SHARE if budget is None else budget
         kinds = {name: self._reader.schema.field(name).type for name in self._reader.metadata_columns}
-        self.passed = passed_columns(self._scores, [name for name, kind in kinds.items() if not _is_bytes(kind)])
+        self.passed = passed_columns(self._scores, [name for name, kind in kinds.items() if not is_bytes(kind)])
         self.schema = list_schema(self._scores, (pa.field(new, kinds[name]) for name, new in self.passed.items()))
         decides = {self._sample, *self._scores.score_columns}
         self._encoded = [name for name in self.passed if name not in decides]
@@ -312,10 +312,6 @@ class RowTables:
 
         wanted = [self._sample, *self._scores.score_columns]
         return self._reader.map(wanted, decide, on_rows=lambda count: self._runner.rows.tell("decisions", count))
-
-
-def _is_bytes(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind))
 
 
 def _even_buckets(num_places: int) -> Callable[[int], npt.NDArray[np.uint32]]:
