@@ -9,12 +9,23 @@ import pytest
 
 from beholder.errors import InputError
 from beholder.scoreset.picture_column import caption_column_of, picture_column_of
+from beholder.scoreset.score_set import ScoreSet
 
 URLS = ["http://host/a.jpg", "https://host/b?id=3"]
 
 
 def found(columns: dict[str, Any], wanted: str | None = None, *, has_sources: bool = False) -> str | None:
-    column = picture_column_of(pa.table(columns), "sample", wanted, source="the table", has_sources=has_sources)
+    first = pa.table(columns)
+    scores = ScoreSet(
+        source="the table",
+        table=first,
+        row_counts=(len(first),),
+        schema=first.schema,
+        sample_column="sample",
+        score_columns=(),
+        record={"pictures": {"sources": ["photos"]}} if has_sources else {},
+    )
+    column = picture_column_of(first, scores, wanted, ())
     return None if column is None else column.name
 
 

@@ -24,7 +24,6 @@ from beholder.browse.rows import Rows, RowStore, View, as_json, best_first
 from beholder.browse.stacks import Stacks, read_stacks
 from beholder.columns import HEIGHT, SAMPLE, TRAITS, WIDTH
 from beholder.errors import InputError
-from beholder.locate.named_sources import named_in
 from beholder.pixels.picture import Trait
 from beholder.scoreset.numbers import axis, axis_histogram, bucket_edges, buckets, counts_between
 from beholder.scoreset.picture_column import NUM_LOOKED_AT, PictureColumn, caption_column_of, picture_column_of
@@ -459,8 +458,7 @@ class Session:
         for name in store.left_out:
             if name not in first.column_names:
                 first = first.append_column(name, pa.nulls(first.num_rows, scores.schema.field(name).type))
-        has_sources = bool(self.asked.pictures) or "sources" in named_in(scores.record)
-        return picture_column_of(first, scores.sample_column, wanted, source=scores.source, has_sources=has_sources)
+        return picture_column_of(first, scores, wanted, self.asked.pictures)
 
     def addresses(self, rows: npt.NDArray[np.integer[Any]]) -> list[str | None]:
         """What is looked for as the pictures of these rows: their names, or what the picture column has; None: nothing."""

@@ -16,13 +16,14 @@ from beholder.errors import InputError
 from beholder.io import locations, remote
 
 if TYPE_CHECKING:
+    from io import BufferedReader
+
     import pyarrow.parquet as pq
 
     from beholder.io.parquet import ParquetFile
 
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.EBADF, errno.ELOOP, errno.ENAMETOOLONG)
 _WILDCARD = re.compile(r"[*?\[]")
-_COPY_BYTES = 1 << 20
 _BUFFER_BYTES = 1 << 16
 """Bytes of a column that are read from a local file at a time; there may be a thousand columns."""
 _SAMPLE_PIECES, _SAMPLE_BYTES = 16, 4096
@@ -103,7 +104,7 @@ def size(path: str) -> int:
     return int(num_bytes)
 
 
-def open_local(path: str | bytes | Path) -> IO[bytes]:
+def open_local(path: str | bytes | Path) -> BufferedReader:
     """Open a file of this machine for reading bytes; a pipe that stands there is not waited for. Raises OSError."""
     return open(path, "rb", opener=open_without_waiting)
 
@@ -246,10 +247,7 @@ def content_sample(path: str, num_bytes: int) -> str:
     return digest.hexdigest()[:16]
 
 
-def sha256_of(path: Path) -> str:
-    """Lower-case hex sha256 of a local file."""
-    digest = hashlib.sha256()
+def sha256_of(path: str | Path) -> str:
+    """Lower-case hex sha256 of a local file. Raises OSError."""
     with open_local(path) as file:
-        while chunk := file.read(_COPY_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()

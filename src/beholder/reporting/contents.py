@@ -20,7 +20,6 @@ from beholder.curate.advise.representation import Group
 from beholder.curate.advise.rows import choose_score
 from beholder.errors import InputError
 from beholder.io.schemas import is_text
-from beholder.locate.named_sources import named_in
 from beholder.reporting import selections
 from beholder.reporting.charts import NOTHING, percent
 from beholder.reporting.heads import NUM_BORDER, HeadSection, head_section, set_border
@@ -174,8 +173,7 @@ def _picture_column(scores: ScoreSet, options: ReportOptions) -> PictureColumn |
     for item in scores.schema:
         if item.name not in first.column_names:
             first = first.append_column(item, pa.nulls(len(first), item.type))
-    has_sources = bool(options.pictures) or "sources" in named_in(scores.record)
-    return picture_column_of(first, scores.sample_column, options.picture_column, source=scores.source, has_sources=has_sources)
+    return picture_column_of(first, scores, options.picture_column, options.pictures)
 
 
 def _head(index: int, scores: ScoreSet, options: ReportOptions, decisions: Decisions | None, say: Say) -> HeadSection:

@@ -11,6 +11,8 @@ from beholder.columns import PictureReason
 from beholder.errors import InputError
 from beholder.io import locations
 from beholder.io.schemas import is_text
+from beholder.locate.named_sources import named_in
+from beholder.scoreset.score_set import ScoreSet
 from beholder.sources.file_kinds import (
     MOST_LOOKED_AT,
     OTHER_SUFFIXES,
@@ -68,9 +70,7 @@ class PictureColumn:
         return PictureRef(error=(PictureReason.MISSING, f"column {self.name!r} is empty for this row"))
 
 
-def picture_column_of(
-    first: pa.Table, sample_column: str, wanted: str | None, *, source: str, has_sources: bool
-) -> PictureColumn | None:
+def picture_column_of(first: pa.Table, scores: ScoreSet, wanted: str | None, pictures: Sequence[str]) -> PictureColumn | None:
     """The column that says where the pictures are; None: the one that names the rows does.
 
     Where nobody names one, it is looked for only when it is not known where the pictures are and the names of the first rows
@@ -78,14 +78,14 @@ def picture_column_of(
 
     Args:
         first: the first rows (`NUM_LOOKED_AT` are enough), with all columns of the set that may be meant.
-        sample_column: which of them names the rows.
+        scores: the set.
         wanted: what `--picture-column` says.
-        source: the set, for messages.
-        has_sources: whether sources of the pictures are known: from the set's record, or as the user named them.
+        pictures: what `--pictures` says; where it says nothing, the set's record may know the sources.
 
     Raises:
         InputError: there is no column `wanted`, or it holds no text.
     """
+    source, sample_column = scores.source, scores.sample_column
     if wanted is not None:
         if wanted not in first.column_names:
             known = ", ".join(first.column_names[:20])
@@ -96,6 +96,7 @@ def picture_column_of(
                 f"--picture-column {wanted}: {source} has {kind} there, not paths or URLs of pictures; name another column"
             )
         return PictureColumn(wanted, False, sample_column) if wanted != sample_column else None
+    has_sources = bool(pictures) or "sources" in named_in(scores.record)
     if has_sources or any(names_pictures(name) or _is_address(name) for name in _texts(first, sample_column)):
         return None
     others = [name for name in first.column_names if name != sample_column and is_text(first.schema.field(name).type)]

@@ -15,7 +15,7 @@ from typing import Any
 
 from beholder.curate.act.change import SidecarChange
 from beholder.errors import os_error_text, writing_failed
-from beholder.io import crash
+from beholder.io import crash, storage
 
 _AT_FDCWD, _NOREPLACE = -100, 1
 _PIECE_BYTES = 1 << 20
@@ -226,12 +226,6 @@ def sha256_of_source(intent: Intent) -> str:
     return digest.hexdigest()
 
 
-def sha256_of(path: str) -> str:
-    """sha256 of a local file. Raises OSError."""
-    with open(path, "rb") as file:  # noqa: PTH123
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def temporary(intent: Intent, run: str) -> str:
     """The file in which a copy grows; always the same one, so that a killed run's is known as ours."""
     return os.path.join(os.path.dirname(intent.target), f".beholder-{run}-{intent.number}.tmp")  # noqa: PTH118, PTH120
@@ -318,7 +312,7 @@ def _copy(
             if moved is not None and hasattr(os, "posix_fadvise"):
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         with refusals(half):
-            if moved is not None and sha256_of(half) != digest.hexdigest():
+            if moved is not None and storage.sha256_of(half) != digest.hexdigest():
                 raise Refused("unreadable", f"{half} does not read back as it was written; the original stays where it was")
         crash.reach("copy flushed")
         with refusals(intent.target):
@@ -376,6 +370,11 @@ def are_same(one: str, other: str) -> bool:
     return os.path.samestat(os.lstat(one), os.lstat(other))
 
 
+def have_same_bytes(one: str, other: str) -> bool:
+    """Whether two files hold the same, by their sha256. Raises OSError."""
+    return storage.sha256_of(one) == storage.sha256_of(other)
+
+
 def is_spare(name: str, other: str) -> bool:
     """Whether a file has both names, so that one can go: not one name, reached by two ways (a folder that is a link).
 
@@ -408,7 +407,7 @@ def made_before(action: str, intent: Intent, sha256: str | None) -> Made:
             if not os.path.lexists(source) and (status.st_size, status.st_mtime_ns) == (intent.size, intent.mtime_ns):
                 return None
             check_source(intent, follow=False)
-            is_copied = not is_same and status.st_mtime_ns == intent.mtime_ns and sha256_of(source) == sha256_of(target)
+            is_copied = not is_same and status.st_mtime_ns == intent.mtime_ns and have_same_bytes(source, target)
             if is_copied or is_spare(source, target):
                 return None
         elif action in ("link", "symlink"):
@@ -417,6 +416,6 @@ def made_before(action: str, intent: Intent, sha256: str | None) -> Made:
                 return None
         elif stat.S_ISREG(status.st_mode) and not is_same and (intent.part is None or sha256 is not None):
             sha256 = sha256_of_source(intent) if sha256 is None else sha256
-            if sha256 == sha256_of(target):
+            if sha256 == storage.sha256_of(target):
                 return sha256, status.st_mtime_ns
     raise Refused("clash", f"{target} is there already")

@@ -25,7 +25,7 @@ from beholder.curate.act.messages import and_more
 from beholder.curate.act.plan import Job, Say, bytes_of, check_place, folders_between
 from beholder.curate.options import PARQUET_BYTES, SHARDED, TAR_BYTES, TAR_COUNT, ActionOptions
 from beholder.errors import InputError, OutputError, writing_failed
-from beholder.io import crash, locations
+from beholder.io import crash, locations, storage
 from beholder.io.schemas import is_text
 from beholder.locate.archives import FilePlace, Place
 from beholder.sources.labels import valid_text
@@ -405,7 +405,7 @@ class _Packing(_Packer):
             with half.open("rb+") as file:
                 os.fsync(file.fileno())
             status = half.stat()
-            made.append((path, status.st_size, status.st_mtime_ns, files.sha256_of(str(half))))
+            made.append((path, status.st_size, status.st_mtime_ns, storage.sha256_of(half)))
         crash.reach("pack shard written")
         self.shard.files = tuple(made)
         more = {"planned": self.next, "origins": self.origins, "left_out": self.left_out}

@@ -24,7 +24,7 @@ from beholder.curate.act.journal import Journal, JournalState, SharedFiles, new_
 from beholder.curate.act.layout import Layout, marked
 from beholder.curate.act.messages import ActionSummary, bytes_text
 from beholder.curate.options import ActionOptions
-from beholder.io import locations
+from beholder.io import locations, storage
 from beholder.locate.archives import FilePlace, Place
 from beholder.locate.locate import PictureFinder
 from beholder.locate.named_sources import NamedSources
@@ -238,7 +238,7 @@ class Planner:
             if intent.offset is None:
                 return (there.st_size, there.st_mtime_ns) == (intent.size, intent.mtime_ns)
             is_as_long = there.st_size == intent.length
-            return is_as_long and files.sha256_of(intent.target) == files.sha256_of_source(intent)
+            return is_as_long and storage.sha256_of(intent.target) == files.sha256_of_source(intent)
         except (OSError, ValueError, Refused):
             return False
 

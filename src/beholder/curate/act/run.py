@@ -30,7 +30,7 @@ from beholder.curate.options import ACTION_FLAGS, SHARDED, XMP, Action, ActionOp
 from beholder.errors import InputError, OutputError, writing_failed
 from beholder.io import locations
 from beholder.locate.locate import PictureFinder
-from beholder.locate.named_sources import NamedSources, named_in
+from beholder.locate.named_sources import NamedSources
 from beholder.scoreset.picture_column import NUM_LOOKED_AT, PictureColumn, picture_column_of
 from beholder.scoreset.score_set import ROW, ScoreSet
 
@@ -168,10 +168,8 @@ def _ordered(kept: pa.Table) -> pa.Table:
 
 
 def _named(kept: pa.Table) -> pa.Table:
-    """The names first, as large strings; ROW is left out. Raises InputError where some have none."""
+    """The names first, as large strings; ROW is left out."""
     names = kept.column(columns.SAMPLE).cast(pa.large_string())
-    if names.null_count:
-        raise InputError(f"{names.null_count} of the kept rows have no name, so their pictures cannot be found")
     others = [name for name in kept.column_names if name not in (columns.SAMPLE, ROW)]
     return pa.table({columns.SAMPLE: names, **{name: kept.column(name) for name in others}})
 
@@ -181,8 +179,7 @@ def _picture_column(kept: pa.Table, scores: ScoreSet, options: ActionOptions) ->
     name = scores.sample_column
     others = [item for item in kept.column_names if item not in (columns.SAMPLE, name, *columns.OF_A_SELECTION)]
     first = kept.select([columns.SAMPLE, *others]).slice(0, NUM_LOOKED_AT).rename_columns([name, *others])
-    has_sources = bool(options.pictures) or "sources" in named_in(scores.record)
-    return picture_column_of(first, name, options.picture_column, source=scores.source, has_sources=has_sources)
+    return picture_column_of(first, scores, options.picture_column, options.pictures)
 
 
 def _at_addresses(kept: pa.Table, column: PictureColumn, summary: ActionSummary) -> tuple[pa.Table, pa.Table]:

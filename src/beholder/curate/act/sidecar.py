@@ -11,7 +11,7 @@ from beholder.curate.act.change import SidecarChange, sha256
 from beholder.curate.act.files import Intent, Made, Refused, refusals
 from beholder.curate.options import DARKTABLE
 from beholder.errors import InputError
-from beholder.io import crash
+from beholder.io import crash, storage
 from beholder.io.xmp import SUFFIX, read_sidecar
 
 _CHANGED, _MADE = "has changed since it was looked at", "has changed since it was written"
@@ -161,7 +161,7 @@ def _found(target: str) -> tuple[os.stat_result, str]:
     """What the system says of a sidecar that is there, and its sha256; "" for what is no file. Raises Refused."""
     with refusals(target):
         status = os.lstat(target)
-        return status, files.sha256_of(target) if stat.S_ISREG(status.st_mode) else ""
+        return status, storage.sha256_of(target) if stat.S_ISREG(status.st_mode) else ""
 
 
 def _change_of(intent: Intent) -> SidecarChange:

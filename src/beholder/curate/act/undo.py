@@ -17,7 +17,7 @@ from beholder.curate.act.messages import ActionSummary, bytes_text, shown_path, 
 from beholder.curate.act.plan import Say
 from beholder.curate.options import XMP
 from beholder.errors import InputError, OutputError
-from beholder.io import crash
+from beholder.io import crash, storage
 
 _BATCH = 512
 _STAYS = frozenset(
@@ -184,7 +184,7 @@ def _check_copy(outcome: Settled, status: os.stat_result) -> None:
         if intent.part is not None:
             raise Refused("unfinished", f"{intent.target}: the journal does not say whether it was made by this act")
         sha256 = files.sha256_of_source(intent)
-    if outcome.mtime_ns not in (None, status.st_mtime_ns) or files.sha256_of(intent.target) != sha256:
+    if outcome.mtime_ns not in (None, status.st_mtime_ns) or storage.sha256_of(intent.target) != sha256:
         raise Refused("changed", f"{intent.target} has changed since it was made")
 
 
@@ -220,7 +220,7 @@ def _is_half_done(intent: Intent) -> bool:
         status = os.lstat(intent.target)
         same = (status.st_size, status.st_mtime_ns) == (intent.size, intent.mtime_ns)
         is_other = not files.are_same(intent.source, intent.target)
-        return same and is_other and files.sha256_of(intent.source) == files.sha256_of(intent.target)
+        return same and is_other and files.have_same_bytes(intent.source, intent.target)
     return False
 
 
@@ -260,7 +260,7 @@ def _present(shard: PackedShard) -> dict[str, int]:
         if os.path.lexists(path):
             with refusals(path):
                 status = os.lstat(path)
-                is_as_made = (status.st_size, status.st_mtime_ns) == (size, time) and files.sha256_of(path) == sha256
+                is_as_made = (status.st_size, status.st_mtime_ns) == (size, time) and storage.sha256_of(path) == sha256
             if not is_as_made:
                 raise Refused("changed", f"{path} has changed since it was written")
             found[path] = size
