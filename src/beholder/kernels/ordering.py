@@ -25,6 +25,28 @@ MANY_TIES = 500_000
 """Of more rows that tie, names are compared by compiled code: four times as fast as Arrow, after a second to load numba."""
 
 
+class Chosen:
+    """Ascending rows, (K,) uint32: which of them lie in a stretch of rows."""
+
+    def __init__(self, rows: Rows) -> None:
+        self.rows = rows
+
+    def within(self, start: int, stop: int) -> slice:
+        """Where those from `start` to before `stop` stand."""
+        edges = np.array([start, stop], np.uint32)  # of another type, numpy would convert all rows at each call
+        low, high = np.searchsorted(self.rows, edges)
+        return slice(int(low), int(high))
+
+    def any(self, start: int, stop: int) -> bool:
+        """Whether there are any."""
+        found = self.within(start, stop)
+        return bool(found.start < found.stop)
+
+    def inside(self, first: int, num_rows: int) -> Rows:
+        """Those among `num_rows` rows from `first` on, counted from that."""
+        return self.rows[self.within(first, first + num_rows)] - np.uint32(first)
+
+
 def ordered_keys(scores: npt.NDArray[np.float32]) -> Keys:
     """(N,) float32 -> (N,) uint32 in the same order; NaN is 0, -0.0 is 0.0."""
     keys: Keys = np.where(np.isnan(scores), np.uint32(0), ordered_bits(scores))

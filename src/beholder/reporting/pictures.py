@@ -16,7 +16,7 @@ from queue import Empty, SimpleQueue
 from beholder.columns import PictureReason
 from beholder.errors import BeholderError
 from beholder.pixels.picture import PictureError
-from beholder.pixels.thumbnail import Thumbnail, encoded
+from beholder.pixels.thumbnail import Thumbnail, ThumbnailKind, encoded
 from beholder.reporting.rows import RowFacts
 from beholder.scoreset.score_set import as_score
 from beholder.sources.reader import PictureRef
@@ -67,11 +67,6 @@ class Thumbnails:
     longest_px: int = LADDER[0][0]
     quality: int = LADDER[0][1]
     num_left_out: int = 0
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of all thumbnails."""
-        return sum(len(thumbnail.data) for thumbnail in self.found.values())
 
 
 def find_places(
@@ -206,13 +201,12 @@ def _smaller(thumbnail: Thumbnail, longest_px: int, quality: int) -> Thumbnail:
     """The same picture, smaller or coarser."""
     from PIL import Image
 
-    kind = "webp" if thumbnail.media_type == "image/webp" else "jpeg"
-    formats = ["WEBP"] if kind == "webp" else ["JPEG"]
-    with Image.open(io.BytesIO(thumbnail.data), formats=formats) as image:
+    kind: ThumbnailKind = "webp" if thumbnail.media_type == "image/webp" else "jpeg"
+    with Image.open(io.BytesIO(thumbnail.data), formats=[kind.upper()]) as image:
         image.thumbnail((longest_px, longest_px), Image.Resampling.BICUBIC)
         flat = image.convert("L" if image.mode == "L" else "RGB")
         flat.info = {}
-        return encoded(flat, quality=quality, kind="webp" if kind == "webp" else "jpeg")
+        return encoded(flat, quality=quality, kind=kind)
 
 
 def _each(

@@ -20,6 +20,7 @@ from beholder.curate.select.row_mask import Step
 from beholder.errors import InputError
 from beholder.io import storage
 from beholder.io.schemas import is_number, is_text
+from beholder.kernels.ordering import Chosen
 from beholder.models.published import read_threshold
 from beholder.reporting.heads import Rows
 from beholder.reporting.rows import VIEW, rows_named
@@ -125,15 +126,14 @@ def read_decisions(source: str, scores: ScoreSet, scratch: Path, *, holds: npt.N
 
 def _without(path: Path, rows: npt.NDArray[np.uint32], target: Path) -> Path:
     """Decisions but those about these ascending rows, in a file of their own."""
-    at = 0
+    at, left_out = 0, Chosen(rows)
     with storage.open_parquet(str(path)) as file:
         names = [name for name in (columns.SAMPLE, KEPT, RANK, DROPPED_BY) if name in file.schema_arrow.names]
         schema = pa.schema([file.schema_arrow.field(name) for name in names])
         with pq.ParquetWriter(target, schema) as writer:
             for batch in file.iter_batches(batch_size=_BATCH, columns=names):
                 mask = np.ones(len(batch), np.bool_)
-                low, high = np.searchsorted(rows, np.array([at, at + len(batch)], np.uint32))
-                mask[rows[low:high] - np.uint32(at)] = False
+                mask[left_out.inside(at, len(batch))] = False
                 writer.write_table(pa.table(batch.filter(pa.array(mask))).select(names).cast(schema))
                 at += len(batch)
     return target

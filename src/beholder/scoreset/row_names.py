@@ -18,8 +18,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beholder.errors import InputError
+from beholder.kernels.ordering import Chosen
 from beholder.options import ALL, KEEP_FIRST, REFUSE, REPEATED
-from beholder.scoreset.row_reader import Chosen, RowReader
+from beholder.scoreset.row_reader import RowReader
 from beholder.scoreset.score_set import ScoreSet, open_scores
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class Names:
         chosen = Chosen(rows)
 
         def take(first: int, names: pa.LargeStringArray) -> pa.LargeStringArray:
-            return names.take(pa.array(rows[chosen.within(first, first + len(names))] - np.uint32(first)))
+            return names.take(pa.array(chosen.inside(first, len(names))))
 
         pieces = list(self.map("names", take, chosen.any))
         self._kept = pa.concat_arrays(pieces) if pieces else pa.array([], pa.large_string())

@@ -309,24 +309,6 @@ class _OpenFiles:
         return file, few
 
 
-class Chosen:
-    """Ascending rows, (K,) uint32: which of them lie in a stretch of rows."""
-
-    def __init__(self, rows: npt.NDArray[np.uint32]) -> None:
-        self._rows = rows
-
-    def within(self, start: int, stop: int) -> slice:
-        """Where those from `start` to before `stop` stand."""
-        edges = np.array([start, stop], np.uint32)  # of another type, numpy would convert all rows at each call
-        low, high = np.searchsorted(self._rows, edges)
-        return slice(int(low), int(high))
-
-    def any(self, start: int, stop: int) -> bool:
-        """Whether there are any."""
-        found = self.within(start, stop)
-        return bool(found.start < found.stop)
-
-
 def _open(path: Path, **options: Any) -> ParquetFile:
     """A file that was looked at before; `options` of pyarrow's. Raises InputError where it is damaged."""
     with remote.read_errors(str(path)):

@@ -24,6 +24,7 @@ from beholder.io import storage
 from beholder.io.records import json_value
 from beholder.io.schemas import as_texts, common_schema, in_type, is_number, usual_type
 from beholder.io.tables import header_of
+from beholder.kernels.ordering import Chosen
 from beholder.models.catalog import DEFAULT_HEAD
 from beholder.scoreset import foreign
 from beholder.scoreset.mixed import all_sources, check_one_head, differences
@@ -118,12 +119,10 @@ class ScoreSet:
         if not len(self.left_out):
             yield from batches
             return
-        at = 0
+        at, left_out = 0, Chosen(self.left_out)
         for table in batches:
-            edges = np.array([at, at + table.num_rows], np.uint32)  # of another type, numpy would convert all rows at each call
-            low, high = np.searchsorted(self.left_out, edges)
             mask = np.ones(table.num_rows, np.bool_)
-            mask[self.left_out[low:high] - np.uint32(at)] = False
+            mask[left_out.inside(at, table.num_rows)] = False
             yield self._named(table, at).filter(pa.array(mask))
             at += table.num_rows
 

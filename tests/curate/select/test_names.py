@@ -11,8 +11,9 @@ import pytest
 
 from beholder.curate.select.ranking import Ranking
 from beholder.curate.select.values import read_keys
+from beholder.kernels.ordering import Chosen
 from beholder.scoreset.row_names import Names
-from beholder.scoreset.row_reader import Chosen, PieceLimits, RowReader
+from beholder.scoreset.row_reader import PieceLimits, RowReader
 from beholder.scoreset.score_set import open_scores
 
 FIRST = {

@@ -28,7 +28,7 @@ from beholder.curate.select.row_mask import (
 )
 from beholder.curate.select.values import keys_in
 from beholder.errors import InputError
-from beholder.kernels.ordering import MOST_KEY, Keys, Rows
+from beholder.kernels.ordering import MOST_KEY, Chosen, Keys, Rows
 from beholder.scoreset.row_names import Names
 from beholder.scoreset.row_reader import RowReader
 
@@ -62,11 +62,11 @@ class RangeMask(RowMask):
     ) -> None:
         super().__init__(reader.num_rows, value_of)
         self.reader, self.score = reader, score
-        self._names, self._repeated, self._on_rows = names, repeated, on_rows
+        self._names, self._repeated, self._on_rows = names, Chosen(repeated), on_rows
         self.least, self.most = 0, MOST_KEY
         self.size_column: str | None = None
         self._num_tied: int | None = None
-        self._tied: Rows | None = None
+        self._tied: Chosen | None = None
         self._smallest = MOST_KEY
         self._bins = np.zeros(NUM_BINS, np.int64)
         self._lower: dict[int, Counts] = {}
@@ -76,8 +76,7 @@ class RangeMask(RowMask):
     def keys_of(self, first: int, table: pa.Table) -> Keys:
         """The keys of a piece that was read."""
         keys = keys_in(self.reader, table, self.score)
-        low, high = np.searchsorted(self._repeated, np.array([first, first + len(keys)], np.uint32))
-        keys[self._repeated[low:high] - np.uint32(first)] = 0
+        keys[self._repeated.inside(first, len(keys))] = 0
         return keys
 
     def _count(self, numbers: list[int], *, is_first: bool = False) -> None:
@@ -173,8 +172,7 @@ class RangeMask(RowMask):
         left = self.between(keys)
         if self._tied is not None:
             left &= keys > self.least
-            low, high = np.searchsorted(self._tied, np.array([first, first + len(keys)], np.uint32))
-            left[self._tied[low:high] - np.uint32(first)] = True
+            left[self._tied.inside(first, len(keys))] = True
         if self.size_column is not None:
             left &= sizes_of(self.reader, table, self.size_column) >= 0
         return left
@@ -205,7 +203,7 @@ class RangeMask(RowMask):
             return (np.flatnonzero(self.keys_of(first, table) == self.least) + first).astype(np.uint32)
 
         rows = np.concatenate([np.zeros(0, np.uint32), *self.reader.map([self.score], tied)])
-        self._tied = np.sort(self.best_first(rows)[: self._num_tied])
+        self._tied = Chosen(np.sort(self.best_first(rows)[: self._num_tied]))
 
     def best_first(self, rows: Rows) -> Rows:
         """As of RowMask."""
@@ -225,7 +223,7 @@ class RangeMask(RowMask):
         self._num_tied, self._tied = number, None
 
     def _cut(self, word: str, key: int, kept: Rows, gone: Rows) -> None:
-        self.least, self._num_tied, self._tied = key, len(kept), np.sort(kept)
+        self.least, self._num_tied, self._tied = key, len(kept), Chosen(np.sort(kept))
 
     def _drop_unsized(self, first: int, unknown: Flags) -> None:
         pass

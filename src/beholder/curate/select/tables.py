@@ -26,9 +26,8 @@ from beholder.curate.select.rules import RuleRunner
 from beholder.curate.select.values import keys_in
 from beholder.io.schemas import in_type, is_bytes
 from beholder.kernels import ordering
-from beholder.kernels.ordering import Rows
+from beholder.kernels.ordering import Chosen, Rows
 from beholder.scoreset.row_names import whole
-from beholder.scoreset.row_reader import Chosen
 from beholder.scoreset.score_set import ScoreSet
 
 T = TypeVar("T")
@@ -186,10 +185,9 @@ class RowTables:
         chosen = Chosen(by_row)
 
         def take(first: int, table: pa.Table) -> pa.Table:
-            inside = chosen.within(first, first + table.num_rows)
             flags = np.zeros(table.num_rows, np.bool_)
-            flags[by_row[inside] - np.uint32(first)] = True
-            return self._taken(first, table, names, flags, places[inside])
+            flags[chosen.inside(first, table.num_rows)] = True
+            return self._taken(first, table, names, flags, places[chosen.within(first, first + table.num_rows)])
 
         return self._reader.map(names, take, wanted=chosen.any, on_rows=self._tell, encoded=self._encoded)
 
