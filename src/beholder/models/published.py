@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 
 from beholder.errors import InputError
 from beholder.models import catalog
@@ -59,6 +60,16 @@ class PublishedShares:
     minimum: float | None = None
     maximum: float | None = None
     source: str
+
+    @property
+    def has_shares(self) -> bool:
+        """Whether more than the range is known."""
+        return bool(self.shares)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready: the set, not the shares themselves."""
+        names = ("dataset", "num_pictures", "mean", "minimum", "maximum", "has_shares", "source")
+        return {name: getattr(self, name) for name in names}
 
 
 def _unit_buckets(dataset: str, millions: tuple[float, ...]) -> PublishedShares:

@@ -22,7 +22,7 @@ from beholder.scoreset.numbers import QUANTILES, Ascending, ScoreStats, count_ab
 from beholder.scoreset.row_names import open_each_once
 from beholder.scoreset.score_set import ScoreSet
 
-__all__ = ["Advice", "GridRow", "LandmarkRow", "PublishedRow", "advise", "choose_score"]
+__all__ = ["Advice", "GridRow", "LandmarkRow", "advise", "choose_score"]
 
 WANTED_SHARE = 0.25
 """Without a threshold of the user, the price is shown for the one in the grid that keeps most nearly this share, which is
@@ -62,19 +62,6 @@ class LandmarkRow:
     landmark: Landmark
     num_kept: int
     share_kept: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class PublishedRow:
-    """A public set with published scores of the same head: its size, and mean and range where they are known."""
-
-    dataset: str
-    num_pictures: float
-    mean: float | None
-    minimum: float | None
-    maximum: float | None
-    has_shares: bool
-    source: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +107,7 @@ class Advice:
     at_reason: str
     grid: tuple[GridRow, ...]
     landmarks: tuple[LandmarkRow, ...]
-    published: tuple[PublishedRow, ...]
+    published: tuple[PublishedShares, ...]
     tables: tuple[ColumnTable, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     method: str = METHOD
@@ -132,6 +119,7 @@ class Advice:
         """Plain dicts, lists, numbers and texts; no NaN, no infinity."""
         hit = self.hardest_hit
         return asdict(self) | {
+            "published": [item.to_json() for item in self.published],
             "num_kept": self.num_kept,
             "share_kept": _share(self.num_kept, self.num_scored),
             "hardest_hit": {"column": hit[0].column, "kind": hit[0].kind} | asdict(hit[1]) if hit is not None else None,
@@ -273,24 +261,12 @@ def _advise(
         at_reason=reason,
         grid=tuple(_grid_rows(kept, stats.count, head, (*asked, at))),
         landmarks=tuple(_landmark_rows(ascending, head)),
-        published=tuple(map(_published_row, published_of(head))),
+        published=published_of(head),
         tables=prices,
         left_out=tuple(item for item in counted if isinstance(item, LeftOut)),
         sentences=tuple(filter(None, sentences)),
         warnings=(*scores.notes, *rows.notes, *warnings),
         seconds=time.perf_counter() - started,
-    )
-
-
-def _published_row(item: PublishedShares) -> PublishedRow:
-    return PublishedRow(
-        dataset=item.dataset,
-        num_pictures=item.num_pictures,
-        mean=item.mean,
-        minimum=item.minimum,
-        maximum=item.maximum,
-        has_shares=bool(item.shares),
-        source=item.source,
     )
 
 
@@ -320,7 +296,7 @@ def _example(kept: Mapping[float, int], num_scored: int) -> tuple[float | None, 
 def _grid_rows(
     kept: Mapping[float, int], num_scored: int, head: str | None, wanted: Sequence[float | None]
 ) -> Iterator[GridRow]:
-    sets = [item for item in published_of(head) if item.shares]
+    sets = [item for item in published_of(head) if item.has_shares]
     for threshold, count in kept.items():
         published = {item.dataset: item.shares.get(threshold) for item in sets}
         share = _share(count, num_scored)
