@@ -226,9 +226,14 @@ def sha256_of_source(intent: Intent) -> str:
     return digest.hexdigest()
 
 
+def half_name(run: str, what: object) -> str:
+    """The name of a file of an act that is being written; always the same one, so that a killed run's is known as ours."""
+    return f".beholder-{run}-{what}.tmp"
+
+
 def temporary(intent: Intent, run: str) -> str:
-    """The file in which a copy grows; always the same one, so that a killed run's is known as ours."""
-    return os.path.join(os.path.dirname(intent.target), f".beholder-{run}-{intent.number}.tmp")  # noqa: PTH118, PTH120
+    """The file in which a copy grows."""
+    return os.path.join(os.path.dirname(intent.target), half_name(run, intent.number))  # noqa: PTH118, PTH120
 
 
 def remove_temporary(intent: Intent, run: str) -> None:

@@ -27,7 +27,7 @@ from typing import Any
 
 from beholder import __version__
 from beholder.curate.act.change import SidecarChange
-from beholder.curate.act.files import Intent, rename_new, sync_folder
+from beholder.curate.act.files import Intent, half_name, rename_new, sync_folder
 from beholder.curate.options import ACTIONS
 from beholder.errors import InputError, OutputError, reading_failed, writing_failed
 from beholder.io import crash
@@ -607,7 +607,7 @@ class Journal:
 def new_journal(path: str, **header: Any) -> Iterator[tuple[Journal, JournalState]]:
     """Begin a journal, which appears with its first line in it. Raises OutputError where `path` is taken."""
     run = secrets.token_hex(6)
-    half = Path(path).with_name(f".beholder-{run}-journal.tmp")
+    half = Path(path).with_name(half_name(run, "journal"))
     try:
         half.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(half, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)

@@ -255,7 +255,7 @@ def apply(job: Job) -> None:
 
 def _half(path: str, run: str) -> Path:
     """Where a file of a shard grows."""
-    return Path(path).with_name(f".beholder-{run}-{Path(path).name}.tmp")
+    return Path(path).with_name(files.half_name(run, Path(path).name))
 
 
 def _publish(half: Path, path: str) -> None:

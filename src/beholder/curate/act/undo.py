@@ -8,6 +8,7 @@ import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from beholder.curate.act import files, journal, sidecar
@@ -248,7 +249,7 @@ def _undo_shards(path: str, state: JournalState, log: Journal | None, summary: A
             summary.num_shards += 1
             summary.num_bytes += sum(present.values())
     if log is not None:
-        for half in Path(str(state.header["target"])).glob(f".beholder-{state.run}-*.tmp"):
+        for half in Path(str(state.header["target"])).glob(files.half_name(state.run, "*")):
             with contextlib.suppress(OSError):  # a folder that cannot be written any more: it stays, and harms nobody
                 half.unlink()
 
@@ -291,7 +292,7 @@ def _unnamed_files(path: str, state: JournalState) -> Iterator[str]:
         folders.sort()
         for name in sorted(names):
             file = os.path.join(folder, name)  # noqa: PTH118
-            if file not in named and not (name.startswith(f".beholder-{state.run}-") and name.endswith(".tmp")):
+            if file not in named and not fnmatchcase(name, files.half_name(state.run, "*")):
                 yield file
 
 
