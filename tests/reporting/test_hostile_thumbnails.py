@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import base64
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from beholder.errors import BeholderError
 from beholder.pixels.thumbnail import make_thumbnail
+from beholder.reporting import pictures
 from beholder.reporting.options import ReportOptions
 from beholder.reporting.report import ReportSummary, write_report
+from beholder.workers.pool import ThumbnailPool
 from oracles import odd_thumbnails
 from oracles.hostile_set import HOSTILE, order_of, picture, write_hostile_set
 from oracles.html_page import Page
@@ -21,7 +24,10 @@ from oracles.report_page import check
 
 def written(folder: Path, scores: Path, timeout_s: float = 3.0) -> ReportSummary:
     options = ReportOptions(scores=str(scores), out=str(folder / "report.html"), timeout=timeout_s, overwrite=True)
-    return write_report(options, decoder=odd_thumbnails.NAME, memory_bytes=128 << 20)
+    odd = partial(ThumbnailPool, decoder=odd_thumbnails.NAME, memory_bytes=128 << 20)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pictures, "ThumbnailPool", odd)
+        return write_report(options)
 
 
 def titles(page: Page, what: str) -> set[str]:

@@ -20,7 +20,7 @@ from beholder.pixels.thumbnail import Thumbnail, ThumbnailKind, encoded
 from beholder.reporting.rows import RowFacts
 from beholder.scoreset.score_set import as_score
 from beholder.sources.reader import PictureRef
-from beholder.workers.pool import DEFAULT_THUMBNAILER, ThumbnailPool
+from beholder.workers.pool import ThumbnailPool
 
 LADDER: tuple[tuple[int, int], ...] = (
     (480, 78), (400, 76), (320, 74), (256, 72), (224, 68), (192, 64), (160, 58), (128, 52), (96, 45),
@@ -135,8 +135,6 @@ def load_thumbnails(
     timeout_s: float,
     threads: int | None = None,
     on_progress: Callable[[int], None] | None = None,
-    decoder: str = DEFAULT_THUMBNAILER,
-    memory_bytes: int | None = None,
 ) -> Thumbnails:
     """Read pictures in parallel, and make thumbnails of them that fit, in processes of their own that end with this call.
 
@@ -147,8 +145,6 @@ def load_thumbnails(
         timeout_s: longest time for reading and decoding one picture; then it counts as timed out.
         threads: that read; None: as many as are useful here. So many pictures are decoded at once at most, and one a core.
         on_progress: told how many more are done.
-        decoder: see `ThumbnailPool`.
-        memory_bytes: the same.
 
     Raises:
         BeholderError: no process can be started to decode pictures in.
@@ -160,7 +156,7 @@ def load_thumbnails(
     px, quality = LADDER[rung]
 
     num_threads = min(threads or min(_MOST_THREADS, 4 * (os.cpu_count() or 1)), max(1, len(uses)))
-    with ThumbnailPool(timeout_s=timeout_s, decoder=decoder, memory_bytes=memory_bytes) as pool:
+    with ThumbnailPool(timeout_s=timeout_s) as pool:
 
         def make(data: bytes, spent_s: float) -> Thumbnail:
             return pool.make(data, longest_px=px, quality=quality, spent_s=spent_s)

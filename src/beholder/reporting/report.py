@@ -28,7 +28,6 @@ from beholder.reporting.pictures import CardMaker, NoPicture, Thumbnails, find_p
 from beholder.scoreset.foreign import as_source, texts_of
 from beholder.scoreset.row_names import open_each_once
 from beholder.sources.fetch import ReadLimits, read_bytes
-from beholder.workers.pool import DEFAULT_THUMBNAILER
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -91,8 +90,6 @@ def write_report(
     table: pa.Table | None = None,
     arguments: list[str] | None = None,
     on_progress: Progress | None = None,
-    decoder: str = DEFAULT_THUMBNAILER,
-    memory_bytes: int | None = None,
 ) -> ReportSummary:
     """Write the page.
 
@@ -101,8 +98,6 @@ def write_report(
         table: the scores, in place of `options.scores`.
         arguments: the command line, for the page's provenance.
         on_progress: told what is being done.
-        decoder: what makes thumbnails; see `workers.pool.ThumbnailPool`.
-        memory_bytes: what a process that makes them may use; see there.
 
     Raises:
         InputError: scores, selection or groups that cannot be read.
@@ -128,7 +123,7 @@ def write_report(
         most = options.max_size if options.no_thumbnails else options.max_size // 2
         page, thumbnails = _thinned_out(contents, None, options, arguments, most), None
         if not options.no_thumbnails:
-            thumbnails = _thumbnails(contents, options, len(page), on_progress, decoder, memory_bytes)
+            thumbnails = _thumbnails(contents, options, len(page), on_progress)
             say("writing the page")
             page = _thinned_out(contents, thumbnails, options, arguments, options.max_size)
         writing.write_bytes(out, page)
@@ -204,8 +199,6 @@ def _thumbnails(
     options: ReportOptions,
     bare: int,
     on_progress: Progress | None,
-    decoder: str,
-    memory_bytes: int | None,
 ) -> Thumbnails | None:
     """Thumbnails that fit the page; None where pictures cannot be looked up at all, which the page then says."""
     uses: dict[str, int] = {}
@@ -244,8 +237,6 @@ def _thumbnails(
                 timeout_s=options.timeout,
                 threads=options.threads,
                 on_progress=counting("reading pictures"),
-                decoder=decoder,
-                memory_bytes=memory_bytes,
             )
     except PictureError:
         raise

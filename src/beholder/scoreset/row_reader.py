@@ -23,26 +23,17 @@ from beholder.io.schemas import as_numbers, group_bytes, in_type, is_number, is_
 from beholder.scoreset.score_set import ScoreSet
 
 PIECE_ROWS = 1 << 20
+GROUP_ROWS = 1 << 17
+"""Smaller row groups are read together."""
+LARGE_GROUP_BYTES = 192 << 20
+"""Row groups with more bytes in the columns asked for are read by one thread, batch after batch."""
+SMALL_FILE_BYTES = 32 << 20
+"""Smaller files with at most `GROUP_ROWS` rows are read at once."""
 _MOST_INDEX_BYTES = 4
 """A chunk of text that takes no more for each value once decompressed is stored as places in a dictionary of few values."""
 
 T = TypeVar("T")
 Number = TypeVar("Number", bound=np.number[Any])
-
-
-@dataclass(frozen=True)
-class PieceLimits:
-    """How large the pieces are that files are read in.
-
-    Attributes:
-        group_rows: smaller row groups are read together.
-        large_group_bytes: row groups with more bytes in the columns asked for are read by one thread, batch after batch.
-        small_file_bytes: smaller files with at most `group_rows` rows are read at once.
-    """
-
-    group_rows: int = 1 << 17
-    large_group_bytes: int = 192 << 20
-    small_file_bytes: int = 32 << 20
 
 
 @dataclass(frozen=True)
@@ -76,7 +67,6 @@ class RowReader:
         *,
         untyped: Collection[str] = (),
         num_threads: int = 1,
-        limits: PieceLimits = PieceLimits(),
     ) -> None:
         if len(scores.left_out):
             raise ValueError("rows are read of a whole set")
@@ -85,7 +75,6 @@ class RowReader:
         self.num_threads = num_threads
         self._untyped = frozenset(untyped)
         self._joined = joined
-        self._limits = limits
         self._joined_schema = pq.read_schema(joined).remove_metadata() if joined is not None else pa.schema([])
         self.schema: pa.Schema = pa.schema([*scores.schema.remove_metadata(), *self._joined_schema])
 
@@ -157,7 +146,7 @@ class RowReader:
                 for stretch in self._stretches(own):
                     if wanted is not None and not wanted(stretch.first, stretch.first + stretch.num_rows):
                         tell(stretch.num_rows)
-                    elif stretch.path is None or stretch.num_bytes > self._limits.large_group_bytes:
+                    elif stretch.path is None or stretch.num_bytes > LARGE_GROUP_BYTES:
                         yield from drained()
                         yield from results(stretch)
                         tell(stretch.num_rows)
@@ -188,9 +177,9 @@ class RowReader:
             for first in range(0, self.num_rows, PIECE_ROWS):
                 yield _Stretch(None, (), first, min(PIECE_ROWS, self.num_rows - first), 0)
             return
-        limits, first = self._limits, 0
+        first = 0
         for path, expected in zip(self.scores.files, self.scores.row_counts, strict=True):
-            if expected <= limits.group_rows and path.stat().st_size < limits.small_file_bytes:
+            if expected <= GROUP_ROWS and path.stat().st_size < SMALL_FILE_BYTES:
                 if expected:  # its footer is read where it is read
                     yield _Stretch(path, (), first, expected, 0)
                 first += expected
@@ -204,7 +193,7 @@ class RowReader:
             for group in range(metadata.num_row_groups):
                 found = metadata.row_group(group)
                 size = group_bytes(found, names)
-                if groups and (rows + found.num_rows > limits.group_rows or num_bytes + size > limits.large_group_bytes):
+                if groups and (rows + found.num_rows > GROUP_ROWS or num_bytes + size > LARGE_GROUP_BYTES):
                     yield _Stretch(path, tuple(groups), start, rows, num_bytes)
                     groups, start, rows, num_bytes = [], start + rows, 0, 0
                 groups.append(group)
@@ -229,13 +218,13 @@ class RowReader:
             return
         groups = list(stretch.groups) or list(range(file.num_row_groups))
         use_threads = self.num_threads == 1
-        is_large = stretch.num_bytes > self._limits.large_group_bytes
+        is_large = stretch.num_bytes > LARGE_GROUP_BYTES
         with remote.read_errors(str(stretch.path)):
             if not is_large and file.fits(groups, present):
                 table = file.read_row_groups(groups, columns=present, use_threads=use_threads)
                 yield self._fitted(table, names, stretch.num_rows, encoded)
                 return
-            at_once = self._limits.group_rows
+            at_once = GROUP_ROWS
             if is_large:
                 use_threads = True
                 at_once = min(PIECE_ROWS, max(1024, stretch.num_rows * (64 << 20) // stretch.num_bytes))

@@ -12,8 +12,9 @@ import pytest
 from beholder.curate.select.ranking import Ranking
 from beholder.curate.select.values import read_keys
 from beholder.kernels.ordering import Chosen
+from beholder.scoreset import row_reader
 from beholder.scoreset.row_names import Names
-from beholder.scoreset.row_reader import PieceLimits, RowReader
+from beholder.scoreset.row_reader import RowReader
 from beholder.scoreset.score_set import open_scores
 
 FIRST = {
@@ -30,8 +31,11 @@ LATER = {
 }
 
 
-SMALL = PieceLimits(group_rows=1, small_file_bytes=0)
-"""Every row group is a piece."""
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every row group is a piece."""
+    monkeypatch.setattr(row_reader, "GROUP_ROWS", 1)
+    monkeypatch.setattr(row_reader, "SMALL_FILE_BYTES", 0)
 
 
 def write_set(folder: Path, *pieces: list[str]) -> str:
@@ -46,6 +50,7 @@ def write_set(folder: Path, *pieces: list[str]) -> str:
 
 @pytest.mark.parametrize("later", list(LATER))
 @pytest.mark.parametrize("first", list(FIRST))
+@pytest.mark.usefixtures("small_pieces")
 def test_later_names_may_begin_otherwise(tmp_path: Path, first: str, later: str) -> None:
     pieces = [FIRST[first], LATER[later], FIRST["mixed"]]
     names = [name for piece in pieces for name in piece]
@@ -53,7 +58,7 @@ def test_later_names_may_begin_otherwise(tmp_path: Path, first: str, later: str)
     dropped = (np.arange(len(names)) % 3 == 0).astype(np.uint8)
     left = [row for row in expected if not dropped[row]]
     with open_scores(write_set(tmp_path, *pieces)) as scores:
-        reader = RowReader(scores, num_threads=2, limits=SMALL)
+        reader = RowReader(scores, num_threads=2)
         keys = read_keys(reader, "aesthetic_score")
         for asked_before in (False, True):
             known = Names(reader)
@@ -66,11 +71,12 @@ def test_later_names_may_begin_otherwise(tmp_path: Path, first: str, later: str)
             assert ranks.tolist() == [expected.index(row) + 1 for row in left]
 
 
+@pytest.mark.usefixtures("small_pieces")
 def test_names_that_are_wanted_again_are_read_once(tmp_path: Path) -> None:
     """Few rows: the names that decide ties serve for the result as well."""
     told: list[str] = []
     with open_scores(write_set(tmp_path, FIRST["mixed"], LATER["goes on"])) as scores:
-        reader = RowReader(scores, limits=SMALL)
+        reader = RowReader(scores)
         keys = read_keys(reader, "aesthetic_score")
         names = Names(reader, lambda what, _: told.append(what))
         dropped = (np.arange(80) % 2).astype(np.uint8)

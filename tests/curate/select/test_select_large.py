@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from beholder.curate.options import SelectRules
-from beholder.curate.select.grouping import group_rows
+from beholder.curate.select import grouping
 from beholder.curate.select.ranking import Ranking, by_name
 from beholder.curate.select.rules import SelectionInput
 from beholder.curate.select.selection import select, select_rows
@@ -21,8 +21,9 @@ from beholder.curate.select.values import read_keys
 from beholder.errors import InputError
 from beholder.kernels import ordering, texts
 from beholder.kernels.texts import text_buffers
+from beholder.scoreset import row_reader
 from beholder.scoreset.row_names import Names
-from beholder.scoreset.row_reader import PieceLimits, RowReader
+from beholder.scoreset.row_reader import RowReader
 from beholder.scoreset.score_set import open_scores
 
 
@@ -132,12 +133,14 @@ def test_files_give_what_a_table_gives(table: pa.Table, tmp_path: Path, rules: d
 
 
 @pytest.mark.parametrize(("group_rows", "large_bytes"), [(1 << 17, 192 << 20), (2000, 192 << 20), (2000, 3000), (1, 30_000)])
-def test_large_row_groups_are_read_in_batches(table: pa.Table, tmp_path: Path, group_rows: int, large_bytes: int) -> None:
-    limits = PieceLimits(group_rows=group_rows, large_group_bytes=large_bytes, small_file_bytes=0)
+def test_large_row_groups_are_read_in_batches(
+    table: pa.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group_rows: int, large_bytes: int
+) -> None:
+    limits = {"GROUP_ROWS": group_rows, "LARGE_GROUP_BYTES": large_bytes, "SMALL_FILE_BYTES": 0}
+    for name, value in limits.items():
+        monkeypatch.setattr(row_reader, name, value)
     with open_scores(write_files(table, tmp_path)) as scores:
-        pieces = list(
-            RowReader(scores, num_threads=2, limits=limits).map(["kind", "sample"], lambda first, part: (first, part))
-        )
+        pieces = list(RowReader(scores, num_threads=2).map(["kind", "sample"], lambda first, part: (first, part)))
     assert np.array_equal([first for first, _ in pieces], np.cumsum([0, *(part.num_rows for _, part in pieces)])[:-1])
     read = pa.concat_tables([part for _, part in pieces])
     for name in ("kind", "sample"):
@@ -162,7 +165,9 @@ def test_results_go_through_scratch_files(table: pa.Table, tmp_path: Path, rules
         assert {part.num_rows for part in tables} <= set(range(1001))
         assert pa.concat_tables(tables).equals(one)
         given = inner._kept_in_order if "where" in rules else None
-        tables = list(RowTables(inner._runner, budget=1000).in_order(given, only_samples=False, num_rows=1000))
+        scattered = RowTables(inner._runner)
+        scattered.budget = 1000
+        tables = list(scattered.in_order(given, only_samples=False, num_rows=1000))
         assert {part.num_rows for part in tables} <= set(range(1001))
         assert pa.concat_tables(tables).equals(one)
 
@@ -234,7 +239,7 @@ def test_rows_of_one_name_stay_in_row_order() -> None:
         assert text_buffers(names.of(np.array([2], np.uint32)))[1].tobytes() == b"b"
 
 
-def test_groups_with_very_many_values() -> None:
+def test_groups_with_very_many_values(monkeypatch: pytest.MonkeyPatch) -> None:
     table = pa.table({
         "sample": [f"{i:05d}" for i in range(6000)],
         "aesthetic_score": pa.array(np.random.default_rng(0).random(6000), pa.float32()),
@@ -244,6 +249,7 @@ def test_groups_with_very_many_values() -> None:
     with open_scores(table) as scores:
         rows = SelectionInput(scores, SelectRules(top=1, per="pair"))
         for most_listed in (1_000_000, 1500):
-            found = group_rows("pair", rows.reader, rows.names, None, rows.database, "--per", most_listed=most_listed)
+            monkeypatch.setattr(grouping, "MOST_LISTED", most_listed)
+            found = grouping.group_rows("pair", rows.reader, rows.names, None, rows.database, "--per")
             assert found.num_groups == len(set(values)) == len(set(zip(values, found.codes.tolist(), strict=True)))
         rows.close()

@@ -56,8 +56,6 @@ def group_rows(
     score_keys: npt.NDArray[np.uint32] | None,
     database: Callable[[], tuple[duckdb.DuckDBPyConnection, str]],
     flag: str,
-    *,
-    most_listed: int = MOST_LISTED,
 ) -> Groups:
     """Groups by a real column, or by `folder`, `source`, `aspect` or `score_bucket`.
 
@@ -68,7 +66,6 @@ def group_rows(
         score_keys: keys of the scores, for score_bucket.
         database: gives a connection and the view of the rows in it; asked for columns with very many values.
         flag: what asked for it, for messages.
-        most_listed: columns with more values are numbered by the database.
 
     Raises:
         InputError: no such column, or one whose values cannot be compared.
@@ -76,9 +73,9 @@ def group_rows(
     if column == columns.SAMPLE and column not in reader.schema.names:
         column = reader.scores.sample_column
     if column in reader.schema.names:
-        return _by_column(column, reader, database, flag, most_listed)
+        return _by_column(column, reader, database, flag)
     if column in (FOLDER, SOURCE):
-        return _by_part(column, names, reader.num_rows, most_listed)
+        return _by_part(column, names, reader.num_rows)
     if column == ASPECT:
         return _by_aspect(reader, flag)
     if column == SCORE_BUCKET:
@@ -109,7 +106,6 @@ def _by_column(
     reader: RowReader,
     database: Callable[[], tuple[duckdb.DuckDBPyConnection, str]],
     flag: str,
-    most_listed: int,
 ) -> Groups:
     kind = reader.schema.field(column).type
     inside = value_type(kind)
@@ -128,7 +124,7 @@ def _by_column(
             indices, values = pc.fill_null(indices, len(values)), [*values, None]
         return first, indices.to_numpy(zero_copy_only=False), values
 
-    groups = _collect(reader.num_rows, reader.map([column], encode, encoded=[column]), most_listed)
+    groups = _collect(reader.num_rows, reader.map([column], encode, encoded=[column]), MOST_LISTED)
     return groups if groups is not None else _by_database(column, reader, *database())
 
 
@@ -153,7 +149,7 @@ def _by_database(column: str, reader: RowReader, connection: duckdb.DuckDBPyConn
     return Groups(codes, count)
 
 
-def _by_part(column: str, names: Names, num_rows: int, most_listed: int) -> Groups:
+def _by_part(column: str, names: Names, num_rows: int) -> Groups:
     from beholder.kernels import texts
 
     def encode(first: int, found: pa.LargeStringArray) -> tuple[int, npt.NDArray[Any], list[Any]]:
@@ -162,9 +158,9 @@ def _by_part(column: str, names: Names, num_rows: int, most_listed: int) -> Grou
         encoded = parts.dictionary_encode()
         return first, encoded.indices.to_numpy()[numbers], encoded.dictionary.to_pylist()
 
-    groups = _collect(num_rows, names.map(column, encode), most_listed)
+    groups = _collect(num_rows, names.map(column, encode), MOST_LISTED)
     if groups is None:
-        raise InputError(f"the samples have more than {most_listed:,} values of {column}; that is too many for groups")
+        raise InputError(f"the samples have more than {MOST_LISTED:,} values of {column}; that is too many for groups")
     return groups
 
 

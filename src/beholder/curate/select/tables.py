@@ -100,21 +100,18 @@ def rules_record(rules: SelectRules) -> dict[str, Any]:
 
 
 class RowTables:
-    """Makes tables of rows, after the rules have been applied.
-
-    Args:
-        runner: has applied the rules.
-        budget: rows that take more bytes go through scratch files; None: a share of the memory that may be used.
+    """Makes tables of rows, after the rules have been applied by `runner`.
 
     Attributes:
+        budget: rows that take more bytes go through scratch files.
         passed: columns that are passed through -> their names in the result.
         schema: of the rows that stay; decision_schema: of all rows.
     """
 
-    def __init__(self, runner: RuleRunner, *, budget: int | None = None) -> None:
+    def __init__(self, runner: RuleRunner) -> None:
         self._runner, self._scores, self._reader = runner, runner.scores, runner.rows.reader
         self._sample = self._scores.sample_column
-        self._budget = runner.rules.memory // _MEMORY_SHARE if budget is None else budget
+        self.budget = runner.rules.memory // _MEMORY_SHARE
         kinds = {name: self._reader.schema.field(name).type for name in self._reader.metadata_columns}
         self.passed = passed_columns(self._scores, [name for name, kind in kinds.items() if not is_bytes(kind)])
         self.schema = list_schema(self._scores, (pa.field(new, kinds[name]) for name, new in self.passed.items()))
@@ -273,13 +270,13 @@ class RowTables:
         for table in pieces:
             waiting.append(table)
             num_bytes += table.nbytes
-            if num_bytes > self._budget:
+            if num_bytes > self.budget:
                 break
-        if num_bytes <= self._budget:
+        if num_bytes <= self.budget:
             if waiting:
                 yield from ordered(pa.concat_tables(waiting))
             return
-        at_once = max(num_rows, sum(map(len, waiting)) * self._budget // num_bytes, -(-total // _MOST_BUCKETS))
+        at_once = max(num_rows, sum(map(len, waiting)) * self.budget // num_bytes, -(-total // _MOST_BUCKETS))
         folder = self._runner.rows.scratch / "buckets"
         folder.mkdir(exist_ok=True)
         for path in _scattered(waiting, pieces, buckets(at_once), folder):
