@@ -159,12 +159,11 @@ def test_rows_without_a_direction_stay_and_take_nothing_out() -> None:
     rows[2, 3], rows[3, 4], rows[5, 0] = np.nan, np.inf, -np.inf
     found = find(rows, 0.9)
     assert found.keeper.tolist() == [0, 1, 2, 3, 1, 5, 1]
-    assert found.num_without_embedding == 4
     assert np.isnan(found.similarity[[0, 2, 3, 5]]).all()
     assert found.similarity[[1, 4, 6]].tolist() == [1, 1, 1]
     nothing = find(np.zeros((5, 20), np.float16), 0.9)
     assert nothing.stays.all()
-    assert nothing.num_without_embedding == 5
+    assert np.isnan(nothing.similarity).all()
 
 
 def test_rows_that_always_stay() -> None:
@@ -244,7 +243,7 @@ def test_large_and_small_groups_and_rows_without_a_direction() -> None:
     groups = np.where(rng.random(2_000) < 0.7, 0, rng.integers(1, 400, 2_000))
     told: list[tuple[int, int]] = []
     found = find(rows, 0.9, groups=groups, num_always=30, on_progress=lambda done, total: told.append((done, total)))
-    assert found.num_without_embedding == 40
+    assert np.isnan(found.similarity).sum() == 40
     has = rows.any(axis=1)
     assert np.array_equal(found.keeper[~has], np.flatnonzero(~has))
     for group in np.unique(groups):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from beholder.curate.duplicates.groups import GROUPS_SCHEMA, drop_near_duplicates
+from beholder.curate.options import DedupMethod, SelectRules
 from beholder.errors import InputError, OutputError
 from beholder.scoreset.score_set import ScoreSet, open_scores
 from beholder.scoreset.vectors import Vectors, load_vectors
@@ -273,13 +275,19 @@ def test_dropped_rows_and_groups(tmp_path: Path, rows: np.ndarray) -> None:
     names = [f"s{i}" for i in range(8)]
     source = write_npy(tmp_path, names, wide)
     order = np.array([6, 1, 0, 3, 5, 4, 2, 7])
+    methods: tuple[DedupMethod, ...] = ("exact", "auto")
     with open_scores(table_of(names)) as scores:
         told: list[tuple[str, int, int]] = []
         rule, again = (
             drop_near_duplicates(
-                scores, source, order, 0.95, method, 2, tmp_path, lambda stage, done, total: told.append((stage, done, total))
+                scores,
+                source,
+                order,
+                SelectRules(dedup=0.95, dedup_method=method, num_threads=2),
+                tmp_path,
+                lambda stage, done, total: told.append((stage, done, total)),
             )
-            for method in ("exact", "auto")
+            for method in methods
         )
     assert rule.dropped.tolist() == [5, 4, 2]
     assert rule.num_without_embedding == 1
@@ -298,7 +306,8 @@ def test_dropped_rows_and_groups(tmp_path: Path, rows: np.ndarray) -> None:
 def test_no_rows_and_no_duplicates_give_an_empty_table(tmp_path: Path, rows: np.ndarray, scores: ScoreSet) -> None:
     source = write_npy(tmp_path, NAMES, rows)
     for order in (np.empty(0, np.int64), np.arange(7)):
-        rule = drop_near_duplicates(scores, source, order, 0.999, "exact", 1, tmp_path, lambda *_: None)
+        rules = SelectRules(dedup=0.999, dedup_method="exact", num_threads=1)
+        rule = drop_near_duplicates(scores, source, order, rules, tmp_path, lambda *_: None)
         assert rule.groups.num_rows == 0
         assert rule.groups.schema == GROUPS_SCHEMA
         assert len(rule.dropped) == 0
@@ -319,10 +328,11 @@ def test_what_is_read_step_by_step_gives_what_reading_all_gives(data: st.DataObj
     with tempfile.TemporaryDirectory() as folder, open_scores(table_of([f"s{i}" for i in range(num)])) as scores:
         source = write_npy(Path(folder) / "set", [f"s{i}" for i in range(num)], rows)
         threshold = data.draw(st.sampled_from([0.7, 0.7, None]))  # None: compared with the reference alone
+        rules = SelectRules(dedup=threshold, dedup_method="exact", num_threads=1)
         if threshold is None or data.draw(st.booleans()):
             np.save(Path(folder) / "r.npy", rng.integers(-1, 2, (2, 3)).astype(np.float16))
-            more |= {"references": [f"{folder}/r.npy"], "reference_threshold": 0.99}
-        given_all = (scores, source, order, threshold, "exact", 1, Path(folder), lambda *_: None)
+            rules = replace(rules, dedup_against=(f"{folder}/r.npy",), dedup_against_similarity=0.99)
+        given_all = (scores, source, order, rules, Path(folder), lambda *_: None)
         whole = drop_near_duplicates(*given_all, num_always=num_always, **more)
         found = drop_near_duplicates(*given_all, num_always=num_always, most_stays=most, first_rows=2, **more)
     seen = order[: found.num_looked_at]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from beholder.curate.duplicates.exact import (
     keep_best_of_small_groups,
     rows_at_once,
 )
-from beholder.curate.options import DedupMethod
+from beholder.curate.options import DedupMethod, SelectRules
 from beholder.kernels.similarity import NONE
 from beholder.scoreset.score_set import ScoreSet
 from beholder.scoreset.vectors import Progress, Rows, Vectors, load_vectors, samples_of
@@ -71,13 +71,11 @@ class Duplicates:
             similar ones the best); its own position for a row that stays; -1 for one that was left undecided.
         similarity: (M,) float32 to that row; 1 for a row that stays, NaN for one without an embedding (it stays).
         method: "exact" or "approximate".
-        num_without_embedding: rows that could not be compared.
     """
 
     keeper: Rows
     similarity: npt.NDArray[np.float32]
     method: str
-    num_without_embedding: int
 
     @property
     def stays(self) -> npt.NDArray[np.bool_]:
@@ -161,12 +159,7 @@ def find_near_duplicates(
         how = {"num_always": int(np.searchsorted(has, num_always)), "most_stays": most_stays, "on_progress": on_progress}
         own, own_similarity = _keep_best(vectors, rows, threshold, is_exact=is_exact, num_threads=num_threads, **how)
         keeper[has], similarity[has] = np.where(own >= 0, has[own], -1), own_similarity
-    return Duplicates(
-        keeper=keeper,
-        similarity=similarity,
-        method="exact" if is_exact else "approximate",
-        num_without_embedding=len(order) - len(has),
-    )
+    return Duplicates(keeper=keeper, similarity=similarity, method="exact" if is_exact else "approximate")
 
 
 def _is_exact(method: DedupMethod, num_rows: int, most_stays: int | None = None) -> bool:
@@ -240,34 +233,26 @@ def drop_near_duplicates(
     scores: ScoreSet,
     embeddings: str,
     rows_best_first: Rows,
-    threshold: float | None,
-    method: DedupMethod,
-    num_threads: int,
+    rules: SelectRules,
     scratch: Path,
     on_progress: StageProgress,
     *,
     num_always: int = 0,
     groups: Rows | None = None,
-    references: Sequence[str] = (),
-    reference_threshold: float | None = None,
     most_stays: int | None = None,
     first_rows: int = FIRST_WALK_ROWS,
 ) -> DuplicateRule:
-    """Near-duplicates among some rows of a score set: of each group the first stays.
+    """Near-duplicates among some rows of a score set: of each group the first stays. What is near to a reference goes first.
 
     Args:
         scores: the score set.
         embeddings: where the embeddings of its pictures are: `scores.embeddings`, or any set that `beholder score` reads.
         rows_best_first: (M,) int64 rows of the score set.
-        threshold: as in `find_near_duplicates`; None: rows are not compared with each other.
-        method: as there.
-        num_threads: as there.
+        rules: what is compared, from which similarity on, and how: the rules of `dedup` and `dedup_against`.
         scratch: a folder for the matrix of embeddings (`load_vectors`).
         on_progress: told "embeddings read" and "rows compared" with numbers, and the same of reference sets.
-        num_always: as there.
+        num_always: as in `find_near_duplicates`.
         groups: as there, for each of `rows_best_first`.
-        references: sets of embeddings. First of all, rows that are near to any of theirs go.
-        reference_threshold: least similarity of those; given with `references`.
         most_stays: the first so many rows that stay are wanted. Embeddings are then read and rows decided only as far as that
             takes, and all that is told is about those rows. None: all rows are decided.
         first_rows: with `most_stays`, about so many rows' embeddings are read first.
@@ -293,14 +278,11 @@ def drop_near_duplicates(
             embeddings,
             scratch=scratch,
             rows=rows,
-            references=references,
+            references=rules.dedup_against,
             on_progress=telling("embeddings read"),
             on_reference=telling("reference embeddings read"),
         )
-        found = _decided(
-            vectors, rows, threshold, reference_threshold if references else None, method, num_threads, telling,
-            num_always=num_always, groups=groups, most_stays=most_stays,
-        )  # fmt: skip
+        found = _decided(vectors, rows, rules, telling, num_always=num_always, groups=groups, most_stays=most_stays)
         staying = np.flatnonzero((found.keeper == np.arange(len(rows))) & (found.reference < 0))
         if most_stays is not None and len(staying) >= most_stays:  # what is undecided comes behind these
             count = int(staying[most_stays - 1]) + 1
@@ -333,27 +315,24 @@ class _Decided:
 def _decided(
     vectors: Vectors,
     rows: Rows,
-    threshold: float | None,
-    reference_threshold: float | None,
-    method: DedupMethod,
-    num_threads: int,
+    rules: SelectRules,
     telling: Callable[[str], Progress],
     *,
     num_always: int,
     groups: Rows | None,
     most_stays: int | None,
 ) -> _Decided:
-    """Compare rows with reference sets (None: there are none), then what is left with each other (None: not at all)."""
+    """Compare rows with reference sets, then what is left with each other; only what is asked for."""
     is_exact = True
     reference, similarity = np.full(len(rows), -1, np.int64), np.ones(len(rows), np.float32)
-    if reference_threshold is not None:
-        is_exact = _is_exact(method, len(rows), vectors.num_references)
+    if rules.reference_similarity is not None:
+        is_exact = _is_exact(rules.dedup_method, len(rows), vectors.num_references)
         reference, reference_similarity = near_references(
             vectors,
             rows,
-            reference_threshold,
+            rules.reference_similarity,
             is_exact=is_exact,
-            num_threads=num_threads,
+            num_threads=rules.threads,
             on_progress=telling("rows compared with the reference"),
         )
         similarity = np.where(reference >= 0, reference_similarity, similarity)
@@ -361,13 +340,13 @@ def _decided(
     reference[:num_always], similarity[:num_always] = -1, 1
     left = np.flatnonzero(reference < 0)
     keeper = np.arange(len(rows))
-    if threshold is not None:
+    if rules.similarity is not None:
         found = find_near_duplicates(
             vectors,
             rows[left],
-            threshold,
-            method=method,
-            num_threads=num_threads,
+            rules.similarity,
+            method=rules.dedup_method,
+            num_threads=rules.threads,
             num_always=min(num_always, len(left)),
             groups=None if groups is None else groups[left],
             most_stays=most_stays,

@@ -323,15 +323,11 @@ class RuleRunner:
             self.scores,
             embeddings,
             order.astype(np.int64),
-            rules.similarity,
-            rules.dedup_method,
-            rules.threads,
+            rules,
             self.rows.scratch,
             self.rows.tell_all,
             num_always=num_always,
             groups=groups,
-            references=rules.dedup_against,
-            reference_threshold=rules.reference_similarity,
             most_stays=most_stays,
         )
         notes = [found.method]
