@@ -138,6 +138,16 @@ def reason_of(error: BaseException) -> str:
     return plain[:200].rstrip(". ") or type(error).__name__
 
 
+def text_of(error: BaseException, most: int | None = 200) -> str:
+    """What an error says, on one line, cut after `most` characters (None: all of it)."""
+    return " ".join(str(error).split())[:most]
+
+
+def kind_and_text(error: BaseException, most: int = 200) -> str:
+    """An error's class and what it says, on one line."""
+    return f"{type(error).__name__}: {text_of(error, most)}"
+
+
 def reading_failed(path: str, error: OSError) -> InputError:
     """An `InputError` for an operating-system error met while reading `path`."""
     return InputError(f"cannot read {path}: {os_error_text(error)}")

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from beholder.engine import Precision
 from beholder.engine.compiled import Captured, CompiledTower
-from beholder.engine.devices import enter_lane, float32_products
+from beholder.engine.devices import enter_lane, float32_products, multiplies_bf16
 from beholder.engine.fp8 import fp8_fault, with_fp8_products
-from beholder.engine.library import OnDevice, is_fast_in_bf16
+from beholder.engine.library import OnDevice
 from beholder.engine.onednn import OnednnTower, find_fault, int8_support
 from beholder.errors import BeholderError
 from beholder.models.backbones import LAYER_NORM_EPS, TowerShape
@@ -243,7 +243,7 @@ def own_tower(tower: ClipVisionTower, device: torch.device, dtype: torch.dtype) 
 def candidates(device: torch.device, tower: ClipVisionTower | LibraryModule) -> list[Precision]:
     """What "auto" tries beside fp32, the likely fastest first. fp8, of which no card's speed is known, is had by name only."""
     if isinstance(tower, LibraryModule) and device.type == "cpu":
-        return ["bf16"] if is_fast_in_bf16() else []
+        return ["bf16"] if multiplies_bf16() else []
     found: dict[str, list[Precision]] = {"cpu": ["int8", "bf16"], "cuda": ["fp16", "bf16", "tf32"]}
     return found.get(device.type, [])
 
@@ -268,35 +268,25 @@ def build_backend(
     if isinstance(tower, LibraryModule):
         return _library_backend(tower, device, precision, compile=compile, num_threads=num_threads)
     dtype = _DTYPES.get(precision, torch.float32)
-    if device.type == "cpu":
-        num_lanes = num_threads or torch.get_num_threads()
-        if compile and precision != "int8":
-            return CpuBackend(_compiled(own_tower(tower, device, dtype)), "compiled", num_lanes=1, threads_per_lane=num_lanes)
-        if precision in ("bf16", "int8"):
-            fault = find_fault(tower.activation, int8=precision == "int8")
-            if fault is None:
-                support = int8_support() if precision == "int8" else None
-                assert not isinstance(support, str)  # that would be a fault
-                packed = OnednnTower(tower, default_batch_size(device, tower.shape) or 1, int8=support)
-                return CpuBackend(packed, packed.form_name, num_lanes=num_lanes)
-            if precision == "int8":
-                raise BeholderError(f"--precision int8: {fault}; choose bf16, fp32 or auto")
-        return CpuBackend(own_tower(tower, device, dtype), "plain", num_lanes=num_lanes)
+    if device.type == "cpu" and (precision == "int8" or (precision == "bf16" and not compile)):
+        fault = find_fault(tower.activation, int8=precision == "int8")
+        if fault is None:
+            support = int8_support() if precision == "int8" else None
+            assert not isinstance(support, str)  # that would be a fault
+            packed = OnednnTower(tower, default_batch_size(device, tower.shape) or 1, int8=support)
+            return CpuBackend(packed, packed.form_name, num_lanes=num_threads or torch.get_num_threads())
+        if precision == "int8":
+            raise BeholderError(f"--precision int8: {fault}; choose bf16, fp32 or auto")
     own = own_tower(tower, device, dtype)
     if precision == "fp8":
         fault = fp8_fault(tower, device)
         if fault is not None:
             raise BeholderError(f"--precision fp8: {fault}; choose bf16 or auto")
         own = with_fp8_products(own)
-    compute: Compute = _compiled(own) if compile else own
-    name = "compiled" if compile else "plain"
-    if device.type == "cuda":
-        return CudaBackend(Captured(compute) if compile else compute, name, device, tf32=precision == "tf32")
-    return DirectBackend(compute, name, device)
-
-
-def _compiled(tower: ClipVisionTower) -> CompiledTower:
-    return CompiledTower(tower, tower.blocks[:-1])  # the last one gives one token only
+    compute: Compute = CompiledTower(own, own.blocks[:-1]) if compile else own  # the last one gives one token only
+    if compile and device.type == "cuda":
+        compute = Captured(compute)
+    return _backend_for(compute, device, precision, compile=compile, num_threads=num_threads)
 
 
 def _library_backend(
@@ -310,6 +300,13 @@ def _library_backend(
         raise BeholderError(f"--precision {precision}: only for CLIP's own shapes; choose bf16, fp32 or auto")
     plain = OnDevice(tower, device, _DTYPES[precision], precision)
     compute: Compute = CompiledTower(plain, plain.blocks()) if compile else plain
+    return _backend_for(compute, device, precision, compile=compile, num_threads=num_threads)
+
+
+def _backend_for(
+    compute: Compute, device: torch.device, precision: Precision, *, compile: bool, num_threads: int | None
+) -> Backend:
+    """What a device is run with; on a processor a compiled tower has all threads to itself."""
     name = "compiled" if compile else "plain"
     if device.type == "cpu":
         num_lanes = num_threads or torch.get_num_threads()

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from beholder.errors import BeholderError
+from beholder.errors import BeholderError, text_of
 from beholder.notices import say
 
 _WARM_UPS = 3
@@ -26,7 +26,7 @@ def cannot_compile(error: BaseException) -> BeholderError | None:
     """What the compiler's failure means to the user; None for any other error. Its errors have no common parent."""
     if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         return None
-    text = " ".join(str(error).split()).split(" Set TORCHDYNAMO_")[0][:200]
+    text = text_of(error, None).split(" Set TORCHDYNAMO_")[0][:200]
     return BeholderError(f"--compile: torch could not compile the tower ({text}); leave --compile out")
 
 
@@ -133,6 +133,6 @@ class Captured:
             if (known := memory_error(error)) is not None:
                 raise torch.OutOfMemoryError(str(known)) from None
             self._is_off = True
-            say(f"batches run without a CUDA graph ({' '.join(str(error).split())[:200]})")
+            say(f"batches run without a CUDA graph ({text_of(error)})")
             return
         self._graph, self._pixels, self._found = graph, still, found

@@ -66,6 +66,12 @@ def device_name(device: torch.device) -> str:
     return device.type
 
 
+def multiplies_bf16() -> bool:
+    """Whether the processor has instructions for products of bfloat16; oneDNN also emulates them, no faster than float32."""
+    asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(bool(getattr(torch.cpu, name, bool)()) for name in asked)
+
+
 class _Float32Products:
     """How float32 matrix products are computed is a setting of the whole process: set while anyone here computes."""
 

@@ -35,7 +35,7 @@ from beholder.engine.self_check import (
     refuse_drift,
     self_check,
 )
-from beholder.errors import BeholderError, InputError
+from beholder.errors import BeholderError, InputError, text_of
 from beholder.models.clip import ClipVisionTower
 from beholder.models.library_module import LibraryModule
 from beholder.models.weights import weights_sha256
@@ -172,7 +172,7 @@ class Engine:
             self._backend = self._built(compile=True)
             return compiled_fault(exact, usual, check_rows(self._backend, self.image_px, self.batch_size))
         except (BeholderError, torch.OutOfMemoryError) as error:
-            return " ".join(str(error).split()).partition("; leave")[0]
+            return text_of(error, None).partition("; leave")[0]
 
     def _let_go(self) -> None:
         """Free what computes, weights and all, where the next one is to take its place."""

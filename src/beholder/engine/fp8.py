@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from beholder.errors import BeholderError
+from beholder.errors import BeholderError, text_of
 from beholder.models.clip import ClipVisionTower
 
 LARGEST = 448.0
@@ -44,7 +44,7 @@ def product_fault(device: torch.device) -> str | None:
         with torch.inference_mode():
             Fp8Product(linear)(x).cpu()  # (waits for the card, which tells of some failures late)
     except Exception as error:  # what torch raises here differs from version to version
-        return f"torch {torch.__version__} cannot do float8 products here ({' '.join(str(error).split())[:200]})"
+        return f"torch {torch.__version__} cannot do float8 products here ({text_of(error)})"
     return None
 
 

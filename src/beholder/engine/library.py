@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from beholder.engine import Precision
 from beholder.engine.compiled import cannot_compile
-from beholder.errors import BeholderError
+from beholder.errors import BeholderError, text_of
 from beholder.models.library_module import LibraryModule
 
 _NARROWED = (nn.Linear, nn.Conv2d)
@@ -37,9 +37,8 @@ class OnDevice:
         except (RuntimeError, TypeError, NotImplementedError) as error:
             if cannot_compile(error) is not None:
                 raise
-            text = " ".join(str(error).split())[:200]
             what = f"--precision {self._precision}: {self._module.shape.name} cannot be computed in it"
-            raise BeholderError(f"{what} ({text}); choose fp32") from error
+            raise BeholderError(f"{what} ({text_of(error)}); choose fp32") from error
 
     def blocks(self) -> list[nn.Module]:
         """The network's repeated blocks. Raises BeholderError: see `repeated_blocks`."""
@@ -52,12 +51,6 @@ def repeated_blocks(module: LibraryModule) -> list[nn.Module]:
     if not found:
         raise BeholderError(f"--compile: {module.shape.name} has no repeated blocks to compile; leave --compile out")
     return found
-
-
-def is_fast_in_bf16() -> bool:
-    """Whether this processor has instructions for products of bfloat16; without them it is slower than float32."""
-    asked = [getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")]
-    return any(is_supported() for is_supported in asked if is_supported is not None)
 
 
 def _repeated(module: nn.Module) -> list[nn.Module]:

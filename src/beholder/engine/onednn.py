@@ -24,8 +24,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from beholder.engine.devices import on_one_core
+from beholder.engine.devices import multiplies_bf16, on_one_core
 from beholder.engine.drift import check_pictures
+from beholder.errors import text_of
 from beholder.kernels import tokens as kernels
 from beholder.models.backbones import LAYER_NORM_EPS, TowerShape
 from beholder.models.clip import PIXEL_CENTRE, Block, ClipVisionTower
@@ -347,7 +348,7 @@ def find_fault(activation: str, *, int8: bool) -> str | None:
 @cache
 def int8_support() -> Int8Support | str:
     """How this processor multiplies bytes, or why it does not. Found once in a process."""
-    between = torch.bfloat16 if _multiplies_bf16() and _bf16_fault("swish") is None else torch.float32
+    between = torch.bfloat16 if multiplies_bf16() and _bf16_fault("swish") is None else torch.float32
     try:
         with torch.inference_mode():
             steps = next((steps for steps in (127, 63) if _sums_bytes_exactly(steps)), None)
@@ -362,13 +363,7 @@ def int8_support() -> Int8Support | str:
 
 
 def _no_such_products(error: Exception) -> str:
-    return f"torch {torch.__version__} has no such products here ({' '.join(str(error).split())[:120]})"
-
-
-def _multiplies_bf16() -> bool:
-    """Whether the processor has instructions for it; oneDNN also emulates bfloat16, no faster than float32."""
-    asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(bool(getattr(torch.cpu, name, bool)()) for name in asked)
+    return f"torch {torch.__version__} has no such products here ({text_of(error, 120)})"
 
 
 @cache

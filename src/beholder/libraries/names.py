@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from beholder.errors import HeadError
+from beholder.errors import HeadError, kind_and_text
 
 Library = Literal["timm", "open_clip", "transformers"]
 
@@ -101,9 +101,8 @@ def imported(library: Library) -> Any:
             f"a tower of {library} needs {missing}, which is not installed: pip install '{_INSTALL[library]}'"
         ) from None
     except Exception as error:  # a torchvision that was built for another torch raises RuntimeError, others what they like
-        text = " ".join(str(error).split())[:200]
         raise HeadError(
-            f"{library} cannot be imported here ({type(error).__name__}: {text}); "
+            f"{library} cannot be imported here ({kind_and_text(error)}); "
             f"install what fits your torch: pip install --upgrade '{_INSTALL[library]}'"
         ) from None
     return found

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from beholder.errors import BeholderError, HeadError
+from beholder.errors import BeholderError, HeadError, kind_and_text
 from beholder.libraries.names import Library, TowerName, imported, is_place, near_misses
 from beholder.libraries.transforms import described
 
@@ -74,8 +74,7 @@ def load_network(name: TowerName, fetch: Fetch, *, is_offline: bool = False) -> 
     except MemoryError:
         raise HeadError(f"there is not enough memory for {name}") from None
     except Exception as error:  # these libraries raise what they like
-        text = " ".join(str(error).split())[:300]
-        raise HeadError(f"{name.library} cannot load {name}: {type(error).__name__}: {text}") from None
+        raise HeadError(f"{name.library} cannot load {name}: {kind_and_text(error, 300)}") from None
     found.module.requires_grad_(False).eval()
     return found
 

@@ -33,7 +33,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from beholder.errors import HeadError, InputError, damaged, reason_of
+from beholder.errors import HeadError, InputError, damaged, reason_of, text_of
 from beholder.io import locations, storage
 from beholder.models.pickles import check_pickle
 
@@ -447,7 +447,7 @@ def _way_out(wanted: str) -> str:
 
 
 def _refused(path: Path, error: Exception) -> HeadError:
-    text = " ".join(str(error).split())
+    text = text_of(error, None)
     wanted = re.search(r"GLOBAL ([\w.]+)", text)
     if wanted:
         return HeadError(

@@ -24,7 +24,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from beholder import notices
-from beholder.errors import BeholderError, HeadError, os_error_text
+from beholder.errors import BeholderError, HeadError, kind_and_text, os_error_text
 from beholder.io import locations, records, remote, storage, user_folders, writing
 from beholder.models.catalog import PublishedFile, Source
 from beholder.models.transfer import LARGE_BYTES, TIMEOUT_S, UnavailableError, Watch, get, get_large, is_passing, need_space
@@ -538,7 +538,7 @@ def _one_line(source: Source) -> Iterator[None]:
             case errors.RevisionNotFoundError():
                 reason = "the repository has no such revision"
             case errors.HFValidationError():
-                reason = _text(error)
+                reason = kind_and_text(error)
             case errors.HfHubHTTPError():
                 reason = f"{endpoint()} answered with HTTP status {getattr(error.response, 'status_code', None)}"
             case _:
@@ -548,8 +548,4 @@ def _one_line(source: Source) -> Iterator[None]:
 
 def unreachable(error: BaseException) -> str:
     """Why the hub gave no answer, in words."""
-    return f"{endpoint()} cannot be reached ({_text(error)})"
-
-
-def _text(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return f"{endpoint()} cannot be reached ({kind_and_text(error)})"

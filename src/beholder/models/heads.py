@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import numpy.typing as npt
 
-from beholder.errors import BeholderError, HeadError, InputError
+from beholder.errors import BeholderError, HeadError, InputError, text_of
 from beholder.io import locations, records, storage, user_folders, writing
 from beholder.kernels.scoring import Affine, Perceptron, RowScorer
 from beholder.models import catalog, download
@@ -299,7 +299,7 @@ def _numbers(values: Any, what: str) -> npt.NDArray[np.float64]:
     try:
         array = np.asarray(values)
     except (ValueError, TypeError) as error:
-        raise HeadError(f"{what} is no array of numbers ({' '.join(str(error).split())[:150]})") from None
+        raise HeadError(f"{what} is no array of numbers ({text_of(error, 150)})") from None
     if array.dtype.kind not in "fiu":
         raise HeadError(f"{what} holds {array.dtype}, not numbers")
     found = array.astype(np.float64)
@@ -320,7 +320,7 @@ def _as_rows(embeddings: Any, head: Head) -> tuple[npt.NDArray[np.floating[Any]]
     try:
         array = np.asarray(embeddings)
     except (ValueError, TypeError) as error:
-        raise InputError(f"embeddings are not a table of numbers ({' '.join(str(error).split())[:150]})") from None
+        raise InputError(f"embeddings are not a table of numbers ({text_of(error, 150)})") from None
     if array.dtype.newbyteorder("=") not in _ROW_TYPES:
         raise InputError(f"embeddings hold {array.dtype}; they must be float16, float32 or float64")
     _check_shape(array.shape, head)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from beholder.errors import BeholderError, HeadError
+from beholder.errors import BeholderError, HeadError, kind_and_text
 from beholder.libraries.names import DIGEST_LENGTH, TowerName, imported
 from beholder.libraries.transforms import Normalisation, cut_of, normalisation_of, whole_of
 from beholder.models import download
@@ -173,8 +173,7 @@ def _dim_of(module: LibraryModule, side: int) -> int:
     except BeholderError:
         raise
     except Exception as error:  # whatever the network does with one tensor of pictures
-        text = " ".join(str(error).split())[:200]
-        raise HeadError(f"it is no tower that takes pictures alone: {type(error).__name__}: {text}") from None
+        raise HeadError(f"it is no tower that takes pictures alone: {kind_and_text(error)}") from None
     if found.ndim != 2 or len(found) != 2:
         raise HeadError(f"it gives {tuple(found.shape)} for two pictures, and one vector for each is needed")
     return int(found.shape[1])

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from beholder.errors import HeadError
+from beholder.errors import HeadError, text_of
 from beholder.io.records import json_value
 from beholder.models.backbones import HEAD_DIM, LAYER_NORM_EPS, PIXEL_MEAN, PIXEL_STD, TowerActivation, TowerShape
 from beholder.models.checkpoints import (
@@ -629,9 +629,7 @@ def shard_files(index: Path, *, are_here: bool = False) -> dict[str, Path]:
         found = {str(name): index.parent / Path(str(file)).name for name, file in weights.items()}
         missing = sorted({path.name for path in found.values() if not path.is_file()})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise HeadError(
-            f"{index} is not a sound index of a sharded checkpoint ({' '.join(str(error).split())[:100]})"
-        ) from None
+        raise HeadError(f"{index} is not a sound index of a sharded checkpoint ({text_of(error, 100)})") from None
     if missing and are_here:
         raise HeadError(f"{index.parent} is not complete: {listed(missing)} of {index.name} are missing")
     return found
@@ -658,7 +656,7 @@ def _mapped(files: Mapping[str, Path]) -> _Read:
                 with safe_open(str(path), framework="pt", device="cpu") as opened:
                     found |= {name: opened.get_tensor(name) for name in wanted if files[name] == path}
             except (SafetensorError, OSError, RuntimeError, ValueError) as error:
-                raise HeadError(f"{path} is damaged: {' '.join(str(error).split())[:150]}; get the file again") from None
+                raise HeadError(f"{path} is damaged: {text_of(error, 150)}; get the file again") from None
         return found
 
     return read

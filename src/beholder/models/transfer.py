@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from beholder import notices
-from beholder.errors import BeholderError, HeadError
+from beholder.errors import BeholderError, HeadError, text_of
 from beholder.io import locations, remote, storage
 from beholder.models.checkpoints import read_exactly
 
@@ -103,7 +103,7 @@ def why(error: Exception) -> str:
     status = getattr(error, "status", None)
     if isinstance(status, int) and status >= 400:
         return f"the server answered with HTTP status {status}"
-    text = " ".join(str(error).split())[:200]
+    text = text_of(error)
     if "Timeout" in type(error).__name__ or isinstance(error, TimeoutError):
         return "the server did not answer in time"
     if "Payload" in type(error).__name__:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from beholder.errors import HeadError, InputError, OutputError
+from beholder.errors import HeadError, InputError, OutputError, text_of
 from beholder.io import storage
 from beholder.models import download
 from beholder.models.heads import load_head
@@ -60,7 +60,7 @@ def check_repo(repo: str) -> None:
             raise HFValidationError("it has to be ORG/NAME")
         validate_repo_id(repo)
     except HFValidationError as error:
-        raise InputError(f"{repo!r} is no repository of the hub: {' '.join(str(error).split())}") from None
+        raise InputError(f"{repo!r} is no repository of the hub: {text_of(error, None)}") from None
 
 
 def push_head(
@@ -149,7 +149,7 @@ def _sent(upload: Upload, *, overwrite: bool) -> str:
         hint = "; check who is logged in (hf auth whoami), and that the token may write" if status in (401, 403) else ""
         reason = f"the hub answered with HTTP status {status}{said}{hint}"
     except ValueError as error:  # metadata of the card that the hub does not take
-        reason = " ".join(str(error).split())
+        reason = text_of(error, None)
     except Exception as error:  # the client's HTTP library raises errors of its own
         reason = download.unreachable(error)
     raise HeadError(f"cannot upload to {upload.repo}: {reason}")

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from beholder.columns import PictureReason
+from beholder.errors import text_of
 from beholder.pixels.library import library_pixels
 from beholder.pixels.opening import (
     ALPHA_MODES,
@@ -117,8 +118,7 @@ def pixels_of(opened: Opened, options: PixelOptions) -> npt.NDArray[np.uint8]:
             image = image.convert("L") if image.mode == "1" else image if image.mode == "L" else image.convert("RGB")
         return _cut(image, size, area, options)
     except ValueError as error:
-        text = " ".join(str(error).split())
-        message = f"a picture of Pillow mode {image.mode} cannot be made RGB: {text}"
+        message = f"a picture of Pillow mode {image.mode} cannot be made RGB: {text_of(error, None)}"
         raise PictureError(PictureReason.UNSUPPORTED, message) from None
     except MemoryError:
         message = f"the picture of {size[0]} x {size[1]} pixels needs more memory than there is"

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from beholder.columns import PictureReason
-from beholder.errors import BeholderError, HeadError
+from beholder.errors import BeholderError, HeadError, kind_and_text
 from beholder.libraries.transforms import cut_of, opens_rgb
 from beholder.pixels.opening import TURNS, Opened, flat, orientation
 from beholder.pixels.picture import PictureError, PixelOptions
@@ -33,10 +33,9 @@ def get_ready(options: PixelOptions) -> None:
     except BeholderError:
         raise
     except Exception as error:  # whatever a library of another version does with the description
-        text = " ".join(str(error).split())[:200]
         raise HeadError(
             f"the library of this tower on this machine ({socket.gethostname()}) cannot make its transform: "
-            f"{type(error).__name__}: {text}; install the version that the job was begun with"
+            f"{kind_and_text(error)}; install the version that the job was begun with"
         ) from None
 
 
@@ -64,9 +63,8 @@ def library_pixels(opened: Opened, options: PixelOptions) -> npt.NDArray[np.uint
         text = f"the picture of {opened.size[0]} x {opened.size[1]} pixels needs more memory than there is"
         raise PictureError(PictureReason.TOO_LARGE, text) from None
     except Exception as error:  # the library's transforms have no errors of their own
-        text = " ".join(str(error).split())[:200]
         what = f"the transform of the tower's library fails on a picture of Pillow mode {image.mode}"
-        raise PictureError(PictureReason.UNSUPPORTED, f"{what}: {type(error).__name__}: {text}") from None
+        raise PictureError(PictureReason.UNSUPPORTED, f"{what}: {kind_and_text(error)}") from None
     return np.ascontiguousarray(found)
 
 

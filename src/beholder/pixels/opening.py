@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from beholder.columns import PictureReason
+from beholder.errors import kind_and_text, text_of
 from beholder.pixels.picture import MAX_PIXELS, PictureError, PixelOptions
 from beholder.pixels.sniff import TIFF_SHORT, breaks_off, sniff, stored_size, tiff_entries
 
@@ -116,8 +117,7 @@ def whatever_happens(what: str) -> Iterator[None]:
     except MemoryError:
         raise PictureError(PictureReason.TOO_LARGE, "the picture needs more memory than there is") from None
     except Exception as error:  # decoders and Pillow raise whatever they do
-        text = " ".join(str(error).split())[:200]
-        raise PictureError(PictureReason.DAMAGED, f"the picture cannot be {what}: {type(error).__name__}: {text}") from None
+        raise PictureError(PictureReason.DAMAGED, f"the picture cannot be {what}: {kind_and_text(error)}") from None
 
 
 def check_size(size: tuple[int, int], max_pixels: int) -> None:
@@ -199,7 +199,7 @@ def _failed(error: Exception, data: bytes, kind: str) -> PictureError:
     """What a decoder's exception means."""
     from PIL import features
 
-    text = " ".join(str(error).split())[:200] or type(error).__name__
+    text = text_of(error) or type(error).__name__
     lower = text.lower()
     width, height = stored_size(data, kind) or (1, 1)
     if width < 1 or height < 1:

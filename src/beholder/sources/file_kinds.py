@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beholder.columns import PictureReason
-from beholder.errors import InputError
+from beholder.errors import InputError, text_of
 from beholder.io import locations, storage
 from beholder.io.tables import read_head
 from beholder.pixels.picture import PictureError
@@ -163,8 +163,8 @@ def picture_of_text(text: str) -> PictureRef:
         return PictureRef(data=base64.b64decode(letters + "=" * (-len(letters) % 4), validate=True))
     except (binascii.Error, ValueError) as error:
         what = "base64 text" if found is None else "a data: address"
-        why = " ".join(str(error).split())
-        return PictureRef(error=(PictureReason.DAMAGED, f"{what} of {len(text):,} letters that cannot be decoded: {why}"))
+        why = f"{what} of {len(text):,} letters that cannot be decoded: {text_of(error, None)}"
+        return PictureRef(error=(PictureReason.DAMAGED, why))
 
 
 RANGE = re.compile(r"\{([0-9]+|[a-zA-Z])\.\.([0-9]+|[a-zA-Z])(\.\.[0-9]+)?\}")

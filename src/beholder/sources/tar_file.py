@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import IO, Any, cast
 
 from beholder.columns import PictureReason
-from beholder.errors import InputError, os_error_text
+from beholder.errors import InputError, os_error_text, text_of
 from beholder.io import locations, remote, storage
 from beholder.io.remote import RemoteFile
 from beholder.io.remote_stream import RemoteStream
@@ -142,8 +142,7 @@ class TarFile:
             self._file.seek(0)
             return head
         except DAMAGE as error:
-            why = " ".join(str(error).split())[:200]
-            raise InputError(f"{self.path} cannot be decompressed: {why}; write it again") from None
+            raise InputError(f"{self.path} cannot be decompressed: {text_of(error)}; write it again") from None
 
     def __enter__(self) -> TarFile:
         return self
@@ -200,7 +199,7 @@ class TarFile:
         """What an exception met at byte `at` means."""
         if isinstance(error, EOFError) or (isinstance(error, tarfile.HeaderError) and self._is_at_end()):
             return TarBroken(PictureReason.TRUNCATED, f"the tar breaks off near byte {at}", name)
-        why = os_error_text(error) if isinstance(error, OSError) else " ".join(str(error).split()) or type(error).__name__
+        why = os_error_text(error) if isinstance(error, OSError) else text_of(error) or type(error).__name__
         return TarBroken(PictureReason.UNREADABLE, f"the tar is damaged near byte {at}: {why[:200]}", name)
 
     def _is_at_end(self) -> bool:
