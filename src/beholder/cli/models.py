@@ -124,18 +124,16 @@ def save(
     from beholder.errors import InputError
     from beholder.models.head_record import record_to_carry
     from beholder.models.heads import load_head
-    from beholder.models.onnx_file import SUFFIX, save_onnx
-    from beholder.models.published_files import PUBLISHED_LAYOUTS, SUFFIXES, save_published
-    from beholder.models.store import save_anew
+    from beholder.models.save import ONNX_SUFFIX, PUBLISHED_LAYOUTS, PUBLISHED_SUFFIXES, save_anew, save_onnx, save_published
 
     given: Any = activation  # `load_head` refuses other words
     head = load_head(file, backbone=backbone, activation=given, input_scale=_scale(input_scale))
-    if out.endswith(SUFFIXES):
+    if out.endswith(PUBLISHED_SUFFIXES):
         chosen = next((known for known in PUBLISHED_LAYOUTS if known == layout), None)
         if chosen is None:
             raise InputError(f"--layout {layout}: choose {' or '.join(PUBLISHED_LAYOUTS)}")
         digest = save_published(head, out, chosen)
-    elif out.endswith(SUFFIX):
+    elif out.endswith(ONNX_SUFFIX):
         digest = save_onnx(replace(head, name=name or head.name, licence=licence or head.licence), out)
     else:
         named = replace(head, name=name or head.name, licence=licence or head.licence)

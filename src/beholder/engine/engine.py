@@ -37,8 +37,7 @@ from beholder.engine.self_check import (
 )
 from beholder.errors import BeholderError, InputError, text_of
 from beholder.models.clip import ClipVisionTower
-from beholder.models.library_module import LibraryModule
-from beholder.models.weights import weights_sha256
+from beholder.models.library_module import LibraryModule, weights_sha256
 from beholder.notices import doing, say
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ head is read. What takes torch, or a large file, to read is kept converted, so t
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import logging
 import os
@@ -21,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from beholder.errors import BeholderError, HeadError, InputError, text_of
-from beholder.io import locations, records, storage, user_folders, writing
+from beholder.io import locations, records, user_folders, writing
 from beholder.kernels.scoring import Affine, Perceptron, RowScorer
 from beholder.models import catalog, download
 from beholder.models.backbones import canonical_backbone, find_backbone, known_backbone, same_backbone
@@ -369,9 +370,8 @@ def save_head(head: Head, path: str | os.PathLike[str]) -> str:
     `path` is a local path or a URL (s3, ...). Returns the sha256 of the file. Raises OutputError.
     """
     data = _packed(head, {})
-    with writing.write_whole(os.fspath(path)) as temporary:
-        temporary.write_bytes(data)
-        return storage.sha256_of(temporary)
+    writing.write_bytes(os.fspath(path), data)
+    return hashlib.sha256(data).hexdigest()
 
 
 def kept_conversion(entry: HeadEntry) -> Path | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import torch
@@ -69,3 +70,12 @@ class LibraryModule(nn.Module):
 
     def _spread(self, fractions: Tensor) -> Tensor:
         return (fractions - self.get_buffer("mean")) / self.get_buffer("std")
+
+
+def weights_sha256(module: nn.Module) -> str:
+    """Lower-case hex sha256 of a module's tensors and their names; for towers that are known by no file of their own."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()))
+    return digest.hexdigest()

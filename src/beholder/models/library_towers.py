@@ -18,7 +18,6 @@ from beholder.libraries.names import DIGEST_LENGTH, TowerName, imported
 from beholder.libraries.transforms import Normalisation, cut_of, normalisation_of, whole_of
 from beholder.models import download
 from beholder.models.catalog import Source
-from beholder.models.weights import weights_sha256
 
 if TYPE_CHECKING:
     from beholder.libraries.networks import FeatureKind
@@ -82,7 +81,7 @@ def load_library_tower(name: TowerName, *, offline: bool | None = None) -> Libra
     import torch
 
     from beholder.libraries.networks import load_network
-    from beholder.models.library_module import LibraryModule, LibraryShape
+    from beholder.models.library_module import LibraryModule, LibraryShape, weights_sha256
 
     with torch.inference_mode(False):
         network = load_network(name, _fetch_with(offline), is_offline=download.is_hub_offline(offline))

@@ -17,7 +17,7 @@ from beholder.models import catalog, download, towers
 from beholder.models.backbones import SHAPES
 from beholder.models.catalog import HEADS, TOWERS, HeadEntry, TowerEntry
 from beholder.models.head_layouts import read_head_file
-from beholder.models.head_record import check_no_record, record_path, write_record
+from beholder.models.head_record import record_path, write_record
 from beholder.models.heads import Head, kept_conversion, load_head, save_head
 from beholder.models.published import published_shares
 from beholder.models.tower_layouts import open_tower_file
@@ -151,23 +151,6 @@ def entry_record(entry: Entry) -> dict[str, Any]:
         return record | {"shape": asdict(SHAPES[entry.backbone]), "dim": entry.dim, "here": here}
     shares = {str(threshold): share for threshold, share in published_shares(entry.name).items()}
     return record | {"here": here, "published_share_at_least": shares}
-
-
-def save_anew(head: Head, path: str, record: Mapping[str, Any] | None = None) -> str:
-    """Write a head in beholder's own format where nothing is yet, with the record of its training where it has one.
-
-    Returns its sha256. Raises OutputError.
-    """
-    if not path.endswith(".safetensors"):
-        raise OutputError(f"{path}: a head is written as .safetensors, or as .pth for other programs; name such a file")
-    if storage.exists(path):
-        raise OutputError(f"{path} is there already; remove it, or choose another name")
-    if record is None:
-        return save_head(head, path)
-    check_no_record(path)
-    digest = save_head(head, path)
-    write_record(record, head, path, digest)
-    return digest
 
 
 def add_own(head: Head, name: str, *, record: Mapping[str, Any] | None = None, overwrite: bool = False) -> Path:

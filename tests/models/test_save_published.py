@@ -12,7 +12,7 @@ import torch
 
 from beholder import Head, HeadError, OutputError, load_head, save_head
 from beholder.kernels.scoring import Affine, Perceptron
-from beholder.models.published_files import save_published
+from beholder.models.save import save_published
 from oracles.peers import PEERS, needs_peers
 from oracles.program import beholder
 
