@@ -17,7 +17,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,8 @@ _CHUNK_BYTES = 1 << 14
 _NO_NETWORK_HINT = (
     "without a network: run `beholder models export DIR` on a machine that has one, copy DIR, and set BEHOLDER_MODELS=DIR"
 )
+
+_NOT_HERE = "{} is not on this machine, and offline mode is on; load it once with a network"
 
 _SEAL = ".sha256"
 """Behind the name of a copy: the file with its sha256."""
@@ -302,21 +304,29 @@ def download_url(url: str, most_bytes: int, *, offline: bool | None = None) -> P
 
     It is fetched each time, so that a changed file is seen; the copy of the last time serves when offline, if it is whole.
     """
-    name = re.sub(r"[^\w.+-]", "_", urlsplit(url).path.rsplit("/", 1)[-1]) or "head"
-    target = user_folders.cache_folder() / "downloads" / hashlib.sha256(url.encode()).hexdigest()[:16] / name
+    target = url_copy(url, "downloads/", "head")
     if is_offline(offline):
-        if not target.is_file():
-            raise HeadError(
-                f"{url} was never fetched on this machine, and offline mode is on (BEHOLDER_OFFLINE or offline=True)"
-            )
-        check_copy(target, url)
-        return target
+        return offline_copy(target, url)
     with writing.write_whole(str(target)) as temporary:
         get(url, temporary, most_bytes)
         digest = storage.sha256_of(temporary)
         unseal_copy(target)
     seal_copy(target, digest)
     return target
+
+
+def url_copy(url: str, place: str, usual_name: str) -> Path:
+    """Where the copy of what a URL gives is kept, in a folder of its own whose path in the cache begins with `place`."""
+    name = re.sub(r"[^\w.+-]", "_", urlsplit(url).path.rsplit("/", 1)[-1]) or usual_name
+    return user_folders.cache_folder() / f"{place}{hashlib.sha256(url.encode()).hexdigest()[:16]}" / name
+
+
+def offline_copy(path: Path, url: str) -> Path:
+    """The copy, for want of a network. Raises HeadError where there is none, or a damaged one."""
+    if not path.is_file():
+        raise HeadError(f"{url} was never fetched on this machine, and offline mode is on (BEHOLDER_OFFLINE or offline=True)")
+    check_copy(path, url)
+    return path
 
 
 def seal_copy(path: Path, digest: str) -> None:
@@ -443,6 +453,16 @@ def from_hub(source: Source, *, clock: Callable[[], float] = time.monotonic) -> 
         return Path(path)
 
 
+def first_of(sources: Sequence[Source], get: Callable[[Source], Path], offline: bool | None, what: str) -> Path:
+    """What `get` gives of the first of these files that their repository has; `what`: they, in words. Raises HeadError."""
+    for source in sources:
+        with contextlib.suppress(MissingError):
+            return get(source)
+    if is_hub_offline(offline):
+        raise HeadError(_NOT_HERE.format(sources[0].repo))
+    raise HeadError(f"{sources[0].repo} has none of the files {what}")
+
+
 def newest_copy(source: Source, kept_etag: str | None, offline: bool | None) -> Path | PublishedVersion | None:
     """Which copy of a file on the hub serves, where a part of it may be kept here already (of the version `kept_etag`).
 
@@ -456,7 +476,7 @@ def newest_copy(source: Source, kept_etag: str | None, offline: bool | None) -> 
     if local is not None and is_settled:
         return local
     if is_hub_offline(offline):
-        raise MissingError(f"{source.repo} is not on this machine, and offline mode is on; load it once with a network")
+        raise MissingError(_NOT_HERE.format(source.repo))
     try:
         published = look_up(source)
     except HeadError as error:

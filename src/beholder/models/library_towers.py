@@ -119,16 +119,12 @@ def _fetch_with(offline: bool | None) -> Any:
     """A `networks.Fetch` through the hub's own cache."""
 
     def fetch(repo: str, files: Sequence[str], revision: str) -> Path:
-        for file in files:
-            source = Source(repo=repo, file=file, revision=revision)
-            try:
-                found = download.newest_copy(source, None, offline)
-                return found if isinstance(found, Path) else download.from_hub(source)
-            except download.MissingError:
-                continue
-        if download.is_hub_offline(offline):
-            raise HeadError(f"{repo} is not on this machine, and offline mode is on; load it once with a network")
-        raise HeadError(f"{repo} has none of the files that are needed: {', '.join(files)}")
+        def get(source: Source) -> Path:
+            found = download.newest_copy(source, None, offline)
+            return found if isinstance(found, Path) else download.from_hub(source)
+
+        sources = [Source(repo=repo, file=file, revision=revision) for file in files]
+        return download.first_of(sources, get, offline, f"that are needed: {', '.join(files)}")
 
     return fetch
 

@@ -10,15 +10,13 @@ import hashlib
 import json
 import logging
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from beholder.errors import BeholderError, HeadError
-from beholder.io import locations, remote, user_folders, writing
+from beholder.io import locations, remote, writing
 from beholder.libraries.names import TowerName, parse
 from beholder.models import download, transfer
 from beholder.models.backbones import ACTIVATIONS, SHAPES, TowerActivation, TowerShape, canonical_backbone, same_backbone
@@ -445,17 +443,13 @@ def from_hub(source: Source, *, offline: bool | None = None, activation: str = "
 def find_on_hub(repo: str, revision: str, *, offline: bool | None = None) -> Path:
     """The tower of a hub repository, whichever of the usual files it has. Raises HeadError."""
     stem = repo.rsplit("/", 1)[-1]
-    for name in (*WEIGHT_FILES, f"{stem}.pt", f"{stem}.safetensors"):
-        source = Source(repo=repo, file=name, revision=revision)
-        try:
-            if name.endswith(".index.json"):
-                return _sharded(source, offline)
-            return from_hub(source, offline=offline)
-        except MissingError:
-            continue
-    if download.is_hub_offline(offline):
-        raise HeadError(f"{repo} is not on this machine, and offline mode is on; load it once with a network")
-    raise HeadError(f"{repo} has none of the files of a tower: {', '.join(WEIGHT_FILES)}, {stem}.pt")
+    names = (*WEIGHT_FILES, f"{stem}.pt", f"{stem}.safetensors")
+
+    def get(source: Source) -> Path:
+        return _sharded(source, offline) if source.file.endswith(".index.json") else from_hub(source, offline=offline)
+
+    sources = [Source(repo=repo, file=name, revision=revision) for name in names]
+    return download.first_of(sources, get, offline, f"of a tower: {', '.join(names[:-1])}")
 
 
 def _sharded(source: Source, offline: bool | None) -> Path:
@@ -474,14 +468,10 @@ def _sharded(source: Source, offline: bool | None) -> Path:
 
 def from_url(url: str, *, offline: bool | None = None) -> Path:
     """A local file with the tower behind a URL (https, s3, ...), fetched again only when the server shows another one."""
-    folder = user_folders.cache_folder() / "towers" / f"url--{hashlib.sha256(url.encode()).hexdigest()[:16]}"
-    name = re.sub(r"[^\w.+-]", "_", urlsplit(url).path.rsplit("/", 1)[-1]) or "tower"
-    target, note = folder / name, folder / "identity.json"
+    target = download.url_copy(url, "towers/url--", "tower")
+    name, note = target.name, target.with_name("identity.json")
     if download.is_offline(offline):
-        if target.is_file():
-            download.check_copy(target, url)
-            return target
-        raise HeadError(f"{url} was never fetched on this machine, and offline mode is on (BEHOLDER_OFFLINE or offline=True)")
+        return download.offline_copy(target, url)
     identity = _identity(url)
     is_same = identity and target.is_file() and note.is_file() and note.read_bytes() == identity.encode()
     if is_same and _is_whole_copy(target, url):

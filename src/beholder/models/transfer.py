@@ -186,9 +186,8 @@ def need_space(folder: Path, num_bytes: int, what: str) -> None:
     """Raise HeadError where the disk of `folder` has less than `num_bytes` (and a little more) to spare; small files pass."""
     if num_bytes < LARGE_BYTES:
         return
-    there = next((path for path in (folder, *folder.parents) if path.exists()), None)
-    free = shutil.disk_usage(there).free if there is not None else None
-    if free is not None and free < num_bytes + _SPARE_BYTES:
+    free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
+    if free < num_bytes + _SPARE_BYTES:
         raise HeadError(
             f"{what} needs {num_bytes / 1e9:.2f} GB, and the disk of {folder} has {free / 1e9:.2f} GB free; make room, or set "
             "BEHOLDER_CACHE (HF_HOME for files of the hub) to a folder on another disk"
