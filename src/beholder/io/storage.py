@@ -9,8 +9,9 @@ import io
 import os
 import re
 import stat
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, cast
+from typing import IO, TYPE_CHECKING, TypeVar, cast
 
 from beholder.errors import InputError
 from beholder.io import locations, remote
@@ -18,9 +19,12 @@ from beholder.io import locations, remote
 if TYPE_CHECKING:
     from io import BufferedReader
 
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     from beholder.io.parquet import ParquetFile
+
+Rows = TypeVar("Rows", "pa.Table", "pa.RecordBatch")
 
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.EBADF, errno.ELOOP, errno.ENAMETOOLONG)
 _WILDCARD = re.compile(r"[*?\[]")
@@ -226,6 +230,18 @@ def covering_row_groups(metadata: pq.FileMetaData, start: int, stop: int | None)
             groups.append(group)
         at += num_rows
     return groups, first
+
+
+def rows_within(batches: Iterable[Rows], at: int, start: int, stop: int | None) -> Iterator[tuple[int, Rows]]:
+    """(first row, rows) of consecutive batches, the first of which begins at row `at`, cut to the rows [start, stop)."""
+    for batch in batches:
+        end = at + batch.num_rows
+        low, high = max(start, at), end if stop is None else min(stop, end)
+        if high > low:
+            yield low, batch.slice(low - at, high - low)
+        at = end
+        if stop is not None and at >= stop:
+            return
 
 
 def content_sample(path: str, num_bytes: int) -> str:

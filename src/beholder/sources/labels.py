@@ -15,7 +15,7 @@ from beholder.columns import SAMPLE
 from beholder.errors import InputError
 from beholder.io import remote
 from beholder.io.schemas import common_schema, fit_table, is_list, merge_remarks, num_rows_of, schema_of, without_unused
-from beholder.io.storage import covering_row_groups, open_parquet
+from beholder.io.storage import covering_row_groups, open_parquet, rows_within
 from beholder.sources.reader import LateLabels, Part, PicturePart, ReadOptions, SourceOptions
 
 
@@ -350,14 +350,15 @@ def _label_pieces(part: Part, start: int, stop: int, options: ReadOptions) -> Ge
         with remote.read_errors(part.metadata_path), open_parquet(part.metadata_path, streamed=True) as file:
             chosen = choose_label_columns(file.schema_arrow.names, options, part.metadata_path)
             groups, at = covering_row_groups(file.metadata, start, stop)
-            for group in groups if chosen else ():
-                rows = num_rows_of(file.metadata.row_group(group), _PIECE_BYTES, chosen)
-                for batch in file.iter_batches(rows, [group], chosen, most_bytes=_PIECE_BYTES):
-                    low, high = max(start, at), min(stop, at + batch.num_rows)
-                    if high > low:
-                        table = pa.Table.from_batches([batch.slice(low - at, high - low)])
-                        yield select_labels(table.select(chosen), part, low, high, options)
-                    at += batch.num_rows
+
+            def batches() -> Iterator[pa.RecordBatch]:
+                for group in groups if chosen else ():
+                    num_rows = num_rows_of(file.metadata.row_group(group), _PIECE_BYTES, chosen)
+                    yield from file.iter_batches(num_rows, [group], chosen, most_bytes=_PIECE_BYTES)
+
+            for low, batch in rows_within(batches(), at, start, stop):
+                table = pa.Table.from_batches([batch])
+                yield select_labels(table.select(chosen), part, low, low + batch.num_rows, options)
     if not chosen:
         for low in range(start, stop, _PLAIN_ROWS):
             yield select_labels(None, part, low, min(stop, low + _PLAIN_ROWS), options)

@@ -19,7 +19,7 @@ from beholder.columns import PictureReason, RowStatus
 from beholder.errors import DamagedError, InputError, OversizedError
 from beholder.io import remote, storage
 from beholder.io.schemas import group_bytes, is_list, is_text, num_rows_of
-from beholder.io.storage import covering_row_groups, open_parquet
+from beholder.io.storage import covering_row_groups, open_parquet, rows_within
 from beholder.io.stream import read_ahead
 from beholder.kernels import ColumnBlock, Embeddings
 from beholder.sources.column_choice import (
@@ -90,15 +90,13 @@ class PackedReader:
         with remote.read_errors(path), storage.open_parquet(path, streamed=columns.is_list) as file:
             metadata = file.metadata
             firsts = _first_pictures(file, columns) if columns.is_list else None
-        starts = [0, *accumulate(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))]
+        starts = _group_starts(metadata)
         if firsts is not None:
             starts = [int(firsts[row]) for row in starts]
-        cuts = tuple(dict.fromkeys(start for start in starts[1:-1] if 0 < start < starts[-1])) if firsts is not None else None
         identity = {"bytes": num_bytes, "contents": storage.content_sample(path, num_bytes)}
         light = passable(schema, columns.picture)
         detail = {**asdict(columns), "columns": light.names, "schema": light, "firsts": firsts}
-        cuts = tuple(starts[1:-1]) if cuts is None else cuts
-        return PicturePart(path, name, "parquet", starts[-1], num_bytes, identity, cuts, detail=detail)
+        return PicturePart(path, name, "parquet", starts[-1], num_bytes, identity, _cuts(starts), detail=detail)
 
     def blocks(self, part: PicturePart, start: int, stop: int | None, options: SourceOptions) -> Iterator[PictureBlock]:
         """Pictures [start, stop), from the row group that holds `start`. Rows of a damaged row group are errors."""
@@ -120,6 +118,16 @@ class PackedReader:
                     if high > low:
                         yield _block(part, batch.slice(low - first, high - low), low, names, passed, options)
                 at += file.metadata.row_group(group).num_rows
+
+
+def _group_starts(metadata: pq.FileMetaData) -> list[int]:
+    """The first row of each row group, and the number of all rows."""
+    return [0, *accumulate(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))]
+
+
+def _cuts(starts: Sequence[int]) -> tuple[int, ...]:
+    """Where a part may be cut, by what `_group_starts` gives; row groups can be empty."""
+    return tuple(dict.fromkeys(start for start in starts if 0 < start < starts[-1]))
 
 
 def _first_pictures(file: pq.ParquetFile, columns: Columns) -> npt.NDArray[np.int64]:
@@ -415,10 +423,6 @@ class ParquetReader:
             else:
                 size = fixed_size(schema.field(names[0]).type)
                 dim = _first_length(file, names[0], path) if size is None else size
-            cuts, at = [], 0
-            for group in range(metadata.num_row_groups - 1):
-                at += metadata.row_group(group).num_rows
-                cuts.append(at)
             embedded = set(names)
             chosen = choose_label_columns((name for name in schema.names if name not in embedded), options, path)
             others = pa.schema([field for field in file.schema_with_ranges(chosen) if field.name not in embedded])
@@ -428,8 +432,9 @@ class ParquetReader:
         if dim < 0 or (dim == 0 and num_rows):
             raise InputError(f"{path}: the embeddings in column {names[0]!r} have no dimensions")
         dtype = _dtype_of(value_type)
-        return Part(path, name, "parquet", num_rows, dim, dtype, num_bytes, cuts=tuple(cuts),
-                    detail={"layout": layout, "columns": names, "labels": others, "group_bytes": largest})  # fmt: skip
+        detail = {"layout": layout, "columns": names, "labels": others, "group_bytes": largest}
+        cuts = _cuts(_group_starts(metadata))
+        return Part(path, name, "parquet", num_rows, dim, dtype, num_bytes, cuts=cuts, detail=detail)
 
     def blocks(self, part: Part, start: int, stop: int | None, options: ReadOptions) -> Iterator[Block]:
         """Rows [start, stop); decoded by a thread of its own, a few batches ahead."""
@@ -522,17 +527,10 @@ def _batches(part: Part, start: int, stop: int | None, options: ReadOptions) -> 
         others = [name for name in file.schema_arrow.names if name not in set(names)]
         labels = choose_label_columns(others, options, part.path)
         groups, at = covering_row_groups(file.metadata, start, stop)
-        batches = _record_batches(file, groups, labels + names, part, options)
-        for batch in batches:
-            low, high = max(start, at), min(at + batch.num_rows, at + batch.num_rows if stop is None else stop)
-            if high > low:
-                rows = batch.slice(low - at, high - low)
-                embeddings, statuses = _wide(rows, names) if part.detail["layout"] == "wide" else _lists(rows, names[0], part)
-                table = pa.Table.from_batches([rows.select(labels)])
-                yield Block(embeddings, select_labels(table, part, low, high, options), statuses)
-            at += batch.num_rows
-            if stop is not None and at >= stop:
-                return
+        for low, rows in rows_within(_record_batches(file, groups, labels + names, part, options), at, start, stop):
+            embeddings, statuses = _lists(rows, names[0], part) if is_list else _wide(rows, names)
+            table = pa.Table.from_batches([rows.select(labels)])
+            yield Block(embeddings, select_labels(table, part, low, low + rows.num_rows, options), statuses)
 
 
 def _record_batches(

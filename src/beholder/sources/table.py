@@ -74,23 +74,21 @@ class TableReader:
         """Pictures [start, stop), by path or URL; no picture is opened."""
         total = part.num_rows or 0
         stop = total if stop is None else min(stop, total)
-        for first, batch, names in _batches(part, start, stop, options):
-            low, high = max(start, first), min(stop, first + batch.num_rows)
-            for at in range(low, high, options.block_rows):
-                rows = batch.slice(at - first, min(options.block_rows, high - at))
-                yield _block(part, rows, at, names, options)
+        for first, rows, names in _stretches(part, start, stop, options):
+            for at in range(0, rows.num_rows, options.block_rows):
+                yield _block(part, rows.slice(at, options.block_rows), first + at, names, options)
 
 
-def _batches(
+def _stretches(
     part: PicturePart, start: int, stop: int, options: SourceOptions
 ) -> Iterator[tuple[int, pa.Table, dict[int, str]]]:
-    """(first row, rows, new names) of stretches that cover [start, stop)."""
+    """(first row, rows, new names) of stretches of the rows [start, stop)."""
     detail = part.detail
     if not detail["is_parquet"]:
         table = _load(part.path, part.identity["bytes"], part.identity["contents"])
         if detail.get("renames") is None:
             detail["renames"] = renames(_names(table, part), lambda row: f"{part.name}:{row}")
-        yield 0, table, detail["renames"]
+        yield start, table.slice(start, max(0, stop - start)), detail["renames"]
         return
     wanted = list(
         dict.fromkeys([detail["picture"], detail["sample"], *passed_columns(detail["columns"], detail["sample"], options)])
@@ -98,10 +96,9 @@ def _batches(
     with remote.read_errors(part.path), storage.open_parquet(part.path, streamed=True) as file:
         names = sample_names(part, file, lambda values: _finished(values, part))
         groups, at = storage.covering_row_groups(file.metadata, start, stop)
-        for group in groups:
-            for batch in file.iter_batches(batch_size=8192, row_groups=[group], columns=wanted):
-                yield at, pa.Table.from_batches([batch]), names
-                at += batch.num_rows
+        batches = (batch for group in groups for batch in file.iter_batches(8192, [group], wanted))
+        for first, rows in storage.rows_within(batches, at, start, stop):
+            yield first, pa.Table.from_batches([rows]), names
 
 
 def _block(part: PicturePart, rows: pa.Table, first: int, names: dict[int, str], options: SourceOptions) -> PictureBlock:
