@@ -59,6 +59,11 @@ def local_path(path: str) -> Path:
     return Path.cwd() / found if str(found).startswith("~") else found  # ./~ as text is ~, which would be expanded again
 
 
+def local_text(path: str) -> str:
+    """A local path as text, as it was given; a `file://` URL and `~` become the path behind them."""
+    return str(local_path(path)) if has_local_scheme(path) or path.startswith("~") else path
+
+
 def is_system_name(name: bytes) -> bool:
     """Whether a system keeps things of its own under this name: recycle bins, snapshots, thumbnails.
 

@@ -263,7 +263,8 @@ def content_sample(path: str, num_bytes: int) -> str:
     return digest.hexdigest()[:16]
 
 
-def sha256_of(path: str | Path) -> str:
-    """Lower-case hex sha256 of a local file. Raises OSError."""
+def sha256_of(path: str | Path, start: int = 0) -> str:
+    """Lower-case hex sha256 of a local file, from byte `start` on. Raises OSError."""
     with open_local(path) as file:
+        file.seek(start)
         return hashlib.file_digest(file, "sha256").hexdigest()

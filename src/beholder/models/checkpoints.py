@@ -37,6 +37,9 @@ from beholder.errors import HeadError, InputError, damaged, reason_of, text_of
 from beholder.io import locations, storage
 from beholder.models.pickles import check_pickle
 
+if TYPE_CHECKING:
+    import torch
+
 Kind = Literal["safetensors", "npy", "npz", "torchscript", "torch archive", "other"]
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -284,9 +287,6 @@ def _array(data: bytes, where: str) -> npt.NDArray[Any]:
             return np.empty(shape, dtype)
         return np.frombuffer(data, dtype, offset=stream.tell()).reshape(shape, order="F" if is_fortran else "C")
 
-
-if TYPE_CHECKING:
-    import torch
 
 _ZIP, _ZIP_END, _ZIP_END_BYTES = b"PK\3\4", b"PK\5\6", 22
 _MAX_TEXT_BYTES = 64 << 20

@@ -2,15 +2,18 @@
 
 The counts were made with LAION's own embeddings of other pixels, so they show the shape of a head's scale; a single
 picture's published score can differ by about 0.7 (https://github.com/christophschuhmann/improved-aesthetic-predictor/issues/12).
-Landmarks were read from the sources named, 2026-11; a head is named only where the source names it or links to it.
+Landmarks (`models/data/landmarks.csv`) were read from the sources named, 2026-11; a head is named only where the source names
+it or links to it.
 """
 
 from __future__ import annotations
 
+import csv
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 from beholder.errors import InputError
@@ -124,8 +127,6 @@ def published_share_at_least(head_name: str, threshold: float, dataset: str = LA
 V2_5 = "aesthetic-predictor-v2-5"
 """A head that beholder does not run (`catalog.REFUSED`); its thresholds are listed because they are mistaken for others'."""
 
-_SUBSETS = "https://huggingface.co/datasets/ChristophSchuhmann/improved_aesthetics_"
-
 
 @dataclass(frozen=True)
 class Landmark:
@@ -150,95 +151,23 @@ class Landmark:
     is_strict: bool = False
 
 
-def _subset(threshold: float, kept: str) -> Landmark:
-    source = f"{_SUBSETS}{threshold:g}plus" if threshold in (4.5, 4.75, 6.5) else V2_SOURCE
-    text = f"{kept} of 2.37 billion English pairs of LAION-5B"
-    return Landmark(f"laion-{threshold:g}plus", threshold, V2_HEAD, f"LAION-Aesthetics v2 {threshold:g}+", text, source)
+def _read_landmarks() -> tuple[Landmark, ...]:
+    with (Path(__file__).parent / "data" / "landmarks.csv").open(encoding="utf-8", newline="") as file:
+        return tuple(
+            Landmark(
+                key=row["key"],
+                threshold=float(row["threshold"]),
+                head=row["head"] or None,
+                name=row["name"],
+                text=row["text"],
+                source=row["source"],
+                is_strict=row["is_strict"] == "yes",
+            )
+            for row in csv.DictReader(file)
+        )
 
 
-LANDMARKS: tuple[Landmark, ...] = (
-    Landmark(
-        "vdc-tree-of-life", 3.4, V2_HEAD, "VDC, Tree of Life 10M",
-        "takes blurred pictures out of nature photographs; embedded without --simple-crop, so from squashed pictures",
-        "https://github.com/birder-project/vision-data-curation/blob/main/docs/example/tree_of_life_10m.md",
-    ),
-    Landmark(
-        "sd-v2", 4.5, V2_HEAD, "Stable Diffusion v2-base",
-        "a subset of LAION-5B with punsafe = 0.1, from 512 x 512 in the second stage",
-        "https://huggingface.co/stabilityai/stable-diffusion-2-base",
-    ),
-    Landmark(
-        "open-sora", 4.5, V2_HEAD, "Open-Sora 1.2, second stage",
-        "30 million video clips of Panda-70M become 20 million",
-        "https://github.com/hpcaitech/Open-Sora/blob/main/docs/report_03.md",
-    ),
-    _subset(4.5, "1.2 billion"),
-    Landmark(
-        "laion-coco", 4.75, V2_HEAD, "LAION-COCO-aesthetic",
-        "larger than 384 x 384, watermark probability < 0.5: 8.56 million of a tenth of LAION-COCO",
-        "https://huggingface.co/datasets/guangyil/laion-coco-aesthetic", is_strict=True,
-    ),
-    _subset(4.75, "939 million"),
-    Landmark(
-        "sd-v1", 5.0, V2_HEAD, "Stable Diffusion v1-2 to v1-5",
-        "LAION-2B-en from 512 x 512, watermark probability < 0.5",
-        "https://huggingface.co/CompVis/stable-diffusion-v1-2", is_strict=True,
-    ),
-    Landmark(
-        "data-juicer", 5.0, V2_HEAD, "Data-Juicer's default",
-        "written there as 0.5, since it divides scores by 10",
-        "https://modelscope.github.io/data-juicer/en/main/api/data_juicer.ops.filter.image_aesthetics_filter.html",
-    ),
-    _subset(5.0, "600 million"),
-    Landmark(
-        "open-sora-fair", 5.5, V2_HEAD, "Open-Sora's guide: fair",
-        "advice for frames of videos",
-        "https://github.com/hpcaitech/Open-Sora/blob/5d66ca8f50b12c7db1f9e05b098eabd4cb29713a/tools/scoring/README.md",
-    ),
-    _subset(6.0, "12 million"),
-    _subset(6.25, "3 million"),
-    _subset(6.5, "625 thousand"),
-    Landmark(
-        "open-sora-high", 6.5, V2_HEAD, "Open-Sora's guide: high",
-        "advice for frames of videos; 7 and more for the pictures of good text-to-image models",
-        "https://github.com/hpcaitech/Open-Sora/blob/5d66ca8f50b12c7db1f9e05b098eabd4cb29713a/tools/scoring/README.md",
-    ),
-    Landmark(
-        "internvid", 4.0, V1_HEAD, "InternVid-Aesthetics-18M",
-        "18 million video clips; its README links to LAION's first predictor",
-        "https://arxiv.org/abs/2307.06942",
-    ),
-    Landmark(
-        "laion-v1-good", 5.0, V1_HEAD, "LAION's advice for the v1 head",
-        "above 5 of use for training generators; below for CLIP",
-        V1_SOURCE, is_strict=True,
-    ),
-    Landmark(
-        "laion-aesthetic-v1", 7.0, V1_HEAD, "laion-aesthetic (v1)",
-        "pwatermark < 0.8, punsafe < 0.5: 120 million of LAION-5B",
-        V1_SOURCE, is_strict=True,
-    ),
-    Landmark(
-        "laion-art", 8.0, V1_HEAD, "laion-art (v1)",
-        "pwatermark < 0.8, punsafe < 0.5: 8 million of LAION-5B",
-        V1_SOURCE, is_strict=True,
-    ),
-    Landmark(
-        "v2-5-great", 5.5, V2_5, "Aesthetic Predictor V2.5: great",
-        "its author's advice; SigLIP embeddings, another scale",
-        "https://github.com/discus0434/aesthetic-predictor-v2-5",
-    ),
-    Landmark(
-        "trellis-objaverse", 5.5, None, "TRELLIS-500K, Objaverse-XL",
-        "of rendered views of 3D assets",
-        "https://github.com/microsoft/TRELLIS/blob/main/DATASET.md",
-    ),
-    Landmark(
-        "trellis", 4.5, None, "TRELLIS-500K, other sources",
-        "ABO, 3D-FUTURE, HSSD: of rendered views of 3D assets",
-        "https://github.com/microsoft/TRELLIS/blob/main/DATASET.md",
-    ),
-)  # fmt: skip
+LANDMARKS = _read_landmarks()
 """By head, then ascending; heads that are not named come last."""
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from beholder.errors import BeholderError, HeadError
-from beholder.io import locations, remote, writing
+from beholder.io import locations, remote, storage, writing
 from beholder.libraries.names import TowerName, parse
 from beholder.models import download, transfer
 from beholder.models.backbones import ACTIVATIONS, SHAPES, TowerActivation, TowerShape, canonical_backbone, same_backbone
@@ -404,12 +404,9 @@ def _check_header(path: Path, opened: TensorFile) -> None:
 
 def data_sha256(path: Path) -> str:
     """The sha256 of a safetensors file's data, without its header."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        file.seek(8 + int.from_bytes(file.read(8), "little"))
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+        header_bytes = int.from_bytes(file.read(8), "little")
+    return storage.sha256_of(path, 8 + header_bytes)
 
 
 def check_kept(path: Path) -> None:

@@ -14,12 +14,11 @@ from beholder.pixels.opening import (
     ALPHA_MODES,
     DEEP_MODES,
     SWAPPING,
-    TURNS,
     Opened,
-    flat,
     is_opaque,
     open_picture,
     orientation,
+    upright,
     whatever_happens,
 )
 from beholder.pixels.picture import PictureError, PixelOptions, Pixels, Trait
@@ -101,19 +100,15 @@ def pixels_of(opened: Opened, options: PixelOptions) -> npt.NDArray[np.uint8]:
     Raises:
         PictureError: UNSUPPORTED when Pillow cannot make RGB of this mode, TOO_LARGE when it is too thin to be resized.
     """
-    from PIL.Image import Transpose
-
     if options.transform:
         return library_pixels(opened, options)
     image, size, area = opened.image, opened.size, (0.0, 0.0, *opened.area)
     try:
         if options.preset == "upright":
-            turn = TURNS.get(orientation(image))
+            image, turn = upright(opened)
             if turn is not None:
                 size = (size[1], size[0]) if turn in SWAPPING else size
-                area = _turned_area(image.size, opened.area, turn)
-                image = image.transpose(Transpose(turn))
-            image = flat(image, opened.levels)
+                area = _turned_area(opened.image.size, opened.area, turn)
         elif options.preset != "reference":
             image = image.convert("L") if image.mode == "1" else image if image.mode == "L" else image.convert("RGB")
         return _cut(image, size, area, options)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -11,11 +10,8 @@ import numpy.typing as npt
 from beholder.columns import PictureReason
 from beholder.errors import BeholderError, HeadError, kind_and_text
 from beholder.libraries.transforms import cut_of, opens_rgb
-from beholder.pixels.opening import TURNS, Opened, flat, orientation
+from beholder.pixels.opening import Opened, upright
 from beholder.pixels.picture import PictureError, PixelOptions
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 _MOST_PIXELS = 1 << 28
 """A picture so thin that resizing its short side to the tower's makes more is rejected, whatever the transform would do."""
@@ -49,7 +45,7 @@ def library_pixels(opened: Opened, options: PixelOptions) -> npt.NDArray[np.uint
         PictureError: UNSUPPORTED when Pillow cannot make RGB of this mode or the library is not there, TOO_LARGE when the
             picture is too thin to be resized, DAMAGED for whatever else the transform raises.
     """
-    image = _upright(opened) if options.preset == "upright" else opened.image
+    image = upright(opened)[0] if options.preset == "upright" else opened.image
     short, long = sorted(image.size)
     if options.size_px**2 * long > _MOST_PIXELS * short:
         raise PictureError(PictureReason.TOO_LARGE, f"{image.size[0]} x {image.size[1]} pixels are too thin to be resized")
@@ -66,11 +62,3 @@ def library_pixels(opened: Opened, options: PixelOptions) -> npt.NDArray[np.uint
         what = f"the transform of the tower's library fails on a picture of Pillow mode {image.mode}"
         raise PictureError(PictureReason.UNSUPPORTED, f"{what}: {kind_and_text(error)}") from None
     return np.ascontiguousarray(found)
-
-
-def _upright(opened: Opened) -> Image:
-    """The picture as people see it: turned by EXIF, alpha on white, palettes expanded, 16 bits scaled."""
-    from PIL.Image import Transpose
-
-    image, turn = opened.image, TURNS.get(orientation(opened.image))
-    return flat(image if turn is None else image.transpose(Transpose(turn)), opened.levels)

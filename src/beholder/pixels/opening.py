@@ -218,9 +218,6 @@ def _failed(error: Exception, data: bytes, kind: str) -> PictureError:
     return PictureError(PictureReason.DAMAGED, f"the {kind} picture is damaged: {text}")
 
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
 ORIENTATION = 0x0112
 """EXIF's tag."""
 TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
@@ -331,6 +328,14 @@ def flat(image: Image, levels: Levels | None = None) -> Image:
     if image.mode == "1":
         return image.convert("L")
     return image if image.mode in ("L", "RGB") else image.convert("RGB")
+
+
+def upright(opened: Opened) -> tuple[Image, int | None]:
+    """The picture as people see it, turned by EXIF and `flat`; and the PIL.Image.Transpose that turned it, None for none."""
+    from PIL.Image import Transpose
+
+    image, turn = opened.image, TURNS.get(orientation(opened.image))
+    return flat(image if turn is None else image.transpose(Transpose(turn)), opened.levels), turn
 
 
 def _on_white(image: Image) -> Image:

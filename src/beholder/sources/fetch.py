@@ -128,9 +128,8 @@ def _check_size(num_bytes: int, limits: ReadLimits) -> None:
 
 def _open_regular(path: str) -> tuple[int, int]:
     """Descriptor and size of a regular file; never waits for a pipe's other end. Raises PictureError or OSError."""
-    name = str(locations.local_path(path)) if locations.has_local_scheme(path) or path.startswith("~") else path
     try:
-        handle = os.open(name, _WANTED_FLAGS)
+        handle = os.open(locations.local_text(path), _WANTED_FLAGS)
     except ValueError as error:  # a zero byte in the name
         raise PictureError(PictureReason.MISSING, f"cannot read {path!r}: {error}") from None
     status = os.fstat(handle)

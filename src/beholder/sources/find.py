@@ -11,9 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
-from beholder.columns import (
-    STAMP_FILE,
-)
+from beholder.columns import STAMP_FILE
 from beholder.errors import ChoiceNeededError, InputError
 from beholder.io import locations, remote, storage
 from beholder.io.tables import JSON_SUFFIXES

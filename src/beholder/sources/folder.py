@@ -362,7 +362,7 @@ def sizes_and_times(paths: Sequence[str]) -> npt.NDArray[np.int64]:
 
 def prefix_of(folder: str) -> str:
     """What stands before relative names, as os.path.join has it, for a local folder as the user gave it."""
-    given = str(locations.local_path(folder)) if locations.has_local_scheme(folder) or folder.startswith("~") else folder
+    given = locations.local_text(folder)
     return given if given.endswith("/") else given + "/"
 
 

@@ -18,6 +18,7 @@ from beholder.io.schemas import common_schema, fit_table, schema_of
 from beholder.io.tables import JSON_SUFFIXES, decoded, open_table, read_objects
 from beholder.sources.column_choice import Columns, choose
 from beholder.sources.file_kinds import PARQUET_SUFFIXES, is_written_out, picture_of_text, suffix_of, without_written_out
+from beholder.sources.folder import prefix_of
 from beholder.sources.labels import block_labels, column_of, names_as_text, passable, passed_columns, renames
 from beholder.sources.parquet import columns_of_parquet, sample_names
 from beholder.sources.reader import PictureBlock, PicturePart, PictureRef, SourceOptions
@@ -155,7 +156,7 @@ def _base(path: str, first: Sequence[Any]) -> str:
         return folder
     if not relative or not folder or any(storage.is_there(place) for place in relative):
         return ""
-    base = str(locations.local_path(folder)) + "/" if locations.has_local_scheme(path) or path.startswith("~") else folder
+    base = prefix_of(folder)
     return base if any(storage.is_there(base + place) for place in relative) else ""
 
 
