@@ -55,11 +55,8 @@ class _Batch:
     fetch: Fetch
 
 
-@dataclass
-class Pending:
-    """Pictures handed to `Engine.submit`, for `Engine.result`."""
-
-    batches: list[_Batch]
+Pending = list[_Batch]
+"""Pictures handed to `Engine.submit`, for `Engine.result`."""
 
 
 class Engine:
@@ -195,17 +192,17 @@ class Engine:
         Calls overlap: submit the next pictures before asking for the last ones' result. One thread at a time may use an engine.
         """
         whole = self._checked(pixels)
-        batches: list[_Batch] = []
+        batches: Pending = []
         if len(whole) and self.batch_size is None:
             self.batch_size = self._found_batch_size()
         size = self.batch_size or 1  # may be halved on the way; then each of these is cut further
         for start in range(0, len(whole), size):
             batches += self._begun(whole[start : start + size])
-        return Pending(batches)
+        return batches
 
     def result(self, pending: Pending) -> npt.NDArray[np.float32]:
         """(N, D) float32 of the pictures of one `submit`, in their order."""
-        rows = [self._finished(batch) for batch in pending.batches]
+        rows = [self._finished(batch) for batch in pending]
         return np.concatenate(rows) if rows else np.empty((0, self.dim), np.float32)
 
     @property
@@ -250,7 +247,7 @@ class Engine:
         except torch.OutOfMemoryError:
             pass
         self._halve(batch.size)
-        return self.result(Pending(self._begun(batch.pixels)))
+        return self.result(self._begun(batch.pixels))
 
     def _halve(self, size: int) -> None:
         """Go on with half of `size`, or less if that was decided meanwhile. Raises BeholderError where one is too much."""

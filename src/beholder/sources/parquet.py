@@ -63,14 +63,18 @@ def columns_in(file: pq.ParquetFile, path: str, options: SourceOptions) -> Colum
     """The same of an opened file."""
 
     def first_value(name: str) -> object:
-        """Of the first rows; None where they are all null, or the file is damaged (which reading it will tell)."""
-        try:
-            batch = next(file.iter_batches(batch_size=16, columns=[name]), None)
-        except DamagedError:
-            return None
-        return next((value.as_py() for value in batch.column(0) if value.is_valid), None) if batch else None
+        return next(first_values(file, name), None)
 
     return choose(file.schema_arrow, options.picture_column, options.sample_column, first_value, path)
+
+
+def first_values(file: pq.ParquetFile, name: str, num_rows: int = 16) -> Iterator[Any]:
+    """The values of a column in the first rows without nulls; none of a damaged file, of which reading it will tell."""
+    try:
+        batch = next(file.iter_batches(batch_size=num_rows, columns=[name]), None)
+    except DamagedError:
+        return
+    yield from (value.as_py() for value in (batch.column(0) if batch else ()) if value.is_valid)
 
 
 class PackedReader:

@@ -119,14 +119,12 @@ class PictureSizes:
     num_bytes: npt.NDArray[np.int64]
 
 
-def sample_sizes(
-    parts: Sequence[PicturePart], options: SourceOptions, *, most: int = LOOKED_AT, seconds: float = LOOK_S
-) -> PictureSizes:
-    """Pixels and bytes of pictures evenly spread over the parts, as far as they can be read in the time (at least one is).
+def sample_sizes(parts: Sequence[PicturePart], options: SourceOptions, most: int) -> PictureSizes:
+    """Pixels and bytes of pictures evenly spread over the parts, as far as they can be read in `LOOK_S` (at least one is).
 
     Those whose header does not tell its size do not count.
     """
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + LOOK_S
     found: list[tuple[int, int]] = []
     few = replace(options, columns=(), block_rows=16, block_bytes=8 << 20)
     for ref in sample_refs(parts, most, few):

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beholder.columns import PictureReason
-from beholder.errors import DamagedError, InputError
+from beholder.errors import InputError
 from beholder.io import locations, remote, storage
 from beholder.io.schemas import common_schema, fit_table, schema_of
 from beholder.io.tables import JSON_SUFFIXES, decoded, open_table, read_objects
@@ -20,7 +20,7 @@ from beholder.sources.column_choice import Columns, choose
 from beholder.sources.file_kinds import PARQUET_SUFFIXES, is_written_out, picture_of_text, suffix_of, without_written_out
 from beholder.sources.folder import prefix_of
 from beholder.sources.labels import block_labels, column_of, names_as_text, passable, passed_columns, renames
-from beholder.sources.parquet import columns_of_parquet, sample_names
+from beholder.sources.parquet import columns_of_parquet, first_values, sample_names
 from beholder.sources.reader import PictureBlock, PicturePart, PictureRef, SourceOptions
 
 PLACE = "path"
@@ -48,7 +48,7 @@ class TableReader:
             if columns.kind != "table":
                 raise InputError(f"{path}: column {columns.picture!r} holds no paths or URLs")
             with remote.read_errors(path), storage.open_parquet(path) as file:
-                num_rows, first = file.metadata.num_rows, _first_places(file, columns.picture)
+                num_rows, first = file.metadata.num_rows, list(first_values(file, columns.picture, _TRIED_PLACES))
         else:
             table = _load(path, num_bytes, contents)
             schema, num_rows = schema_of(table), table.num_rows
@@ -158,14 +158,6 @@ def _base(path: str, first: Sequence[Any]) -> str:
         return ""
     base = prefix_of(folder)
     return base if any(storage.is_there(base + place) for place in relative) else ""
-
-
-def _first_places(file: Any, column: str) -> list[Any]:
-    try:
-        batch = next(file.iter_batches(batch_size=_TRIED_PLACES, columns=[column]), None)
-    except DamagedError:
-        return []  # reading it will tell
-    return [value for value in batch.column(0).to_pylist() if value is not None] if batch is not None else []
 
 
 def _choose(table: pa.Table, path: str, options: SourceOptions) -> Columns:
