@@ -18,14 +18,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from beholder.models.backbones import LAYER_NORM_EPS, PIXEL_MEAN, PIXEL_STD, SHAPES, TowerActivation, TowerShape
+from beholder.models.backbones import LAYER_NORM_EPS, PIXEL_MEAN, PIXEL_STD, TowerActivation, TowerShape
 from beholder.models.library_module import LibraryModule
 from beholder.models.tower_layouts import canonical_shapes
-
-__all__ = [
-    "SHAPES", "ClipVisionTower", "TowerActivation", "TowerShape", "build_tower", "canonical_shapes", "random_tensors",
-    "random_tower",
-]  # fmt: skip
 
 PIXEL_CENTRE = 128
 """Taken from every uint8 value first: -128 ... 127 is exact in bfloat16 too, and the sums stay small."""

@@ -50,8 +50,6 @@ from beholder.models.head_layouts import (
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Head", "kept_conversion", "load_head", "save_head"]
-
 _logger = logging.getLogger(__name__)
 _RULES = "2"
 """Of telling a head's layout. A conversion kept under other ones is made anew: they may have told another."""

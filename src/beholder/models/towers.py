@@ -53,11 +53,6 @@ if TYPE_CHECKING:
     from beholder.models.heads import Head
     from beholder.models.library_towers import LibraryTower
 
-__all__ = [
-    "DEFAULT_TOWER", "Tower", "TowerSummary", "check_head_fits", "find_tower_file", "inspect_tower", "library_name",
-    "load_any_tower", "load_tower",
-]  # fmt: skip
-
 _logger = logging.getLogger(__name__)
 
 

@@ -30,8 +30,6 @@ class JsonReader:
     def inspect(self, path: str, name: str, options: ReadOptions) -> Part:
         """Read the first rows and choose the field. Raises InputError."""
         num_bytes = storage.size(path)
-        if num_bytes == 0:
-            raise InputError(f"{path} is empty (0 bytes); write it again, or leave it out")
         rows = first_rows(path)
         if not rows:
             raise InputError(f"{path} holds no rows; expected JSON lines: one object a line")

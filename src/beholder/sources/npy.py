@@ -312,8 +312,6 @@ class NpzReader:
     def inspect(self, path: str, name: str, options: ReadOptions) -> Part:
         """Read the headers of the archive's arrays and choose the embeddings. Raises InputError, also for labels unfit."""
         num_bytes = storage.size(path)
-        if num_bytes == 0:
-            raise InputError(f"{path} is empty (0 bytes)")
         with remote.read_errors(path), _open_archive(path) as archive:
             _check_only(archive, path)
             infos = {info.filename[:-4]: info for info in archive.infolist() if info.filename.endswith(".npy")}

@@ -68,8 +68,6 @@ def _opened(path: str, num_bytes: int) -> Iterator[Any]:
     """What the file holds; a remote one is fetched first."""
     from beholder.models.checkpoints import load_weights
 
-    if num_bytes == 0:
-        raise InputError(f"{path} is empty (0 bytes); write it again, or leave it out")
     with contextlib.ExitStack() as stack:
         local = locations.local_path(path) if locations.is_local(path) else None
         if local is None:
