@@ -352,7 +352,9 @@ def read_hints(layout_word: str, configs: Mapping[str, Any], metadata: Mapping[s
     """
     config = configs.get("config.json", {})
     config = config if isinstance(config, dict) else {}
-    _check_preprocessor(configs.get("preprocessor_config.json"), where)
+    pixels = configs.get("preprocessor_config.json")
+    if isinstance(pixels, dict):
+        _check_statistics(pixels.get("image_mean"), pixels.get("image_std"), where)
     if layout_word.startswith("hugging face"):
         return _of_hugging_face(config, where)
     if layout_word == "birder":
@@ -453,11 +455,6 @@ def _check_eps(eps: object, where: str) -> None:
         raise HeadError(f"{where} says its layer norms use {_shown(eps)}; CLIP's towers use {LAYER_NORM_EPS}")
 
 
-def _check_preprocessor(config: object, where: str) -> None:
-    if isinstance(config, dict):
-        _check_statistics(config.get("image_mean"), config.get("image_std"), where)
-
-
 def _check_statistics(mean: object, std: object, where: str) -> None:
     """Whether the pixels are normalised as CLIP's are; None: not said."""
     for found, wanted in ((mean, PIXEL_MEAN), (std, PIXEL_STD)):
@@ -555,7 +552,8 @@ def tower_of_tensors(
     """The tower among the tensors of a safetensors file, of which only the header is known; without `read` it stays so."""
     own = dict(opened.metadata) if opened.metadata.get("format") == TOWER_FORMAT else {}
     if own:
-        configs, name = _kept_configs(own.get("configs", "{}")), own.get("name", name)
+        kept, name = _parsed(own.get("configs", "{}")), own.get("name", name)
+        configs = kept if isinstance(kept, dict) else {}  # (they may be no longer what was written)
     metadata = {key: _parsed(text) for key, text in opened.metadata.items()}
     return _tower(opened.shapes, configs, metadata, name, where, read, own)
 
@@ -660,12 +658,6 @@ def _mapped(files: Mapping[str, Path]) -> _Read:
         return found
 
     return read
-
-
-def _kept_configs(text: str) -> dict[str, Any]:
-    """The configurations that `towers.keep` noted; none where they are no longer what it wrote."""
-    found = _parsed(text)
-    return found if isinstance(found, dict) else {}
 
 
 def _parsed(text: str) -> Any:

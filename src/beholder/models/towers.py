@@ -6,6 +6,7 @@ order of `beholder models list`; files with a known sha256 are checked before th
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -532,16 +533,11 @@ def keep(opened: TensorFile, names: list[str], target: Path, about: Mapping[str,
 
 def _configs(source: Source) -> dict[str, Any]:
     """The configuration files of a repository, fetched into the hub's cache, and what is in them."""
-    found = [path for name in CONFIG_FILES if (path := _downloaded(replace(source, file=name))) is not None]
+    found: list[Path] = []
+    for name in CONFIG_FILES:
+        with contextlib.suppress(MissingError):
+            found.append(download.from_hub(replace(source, file=name)))
     return read_configs(found[0].parent) if found else {}
-
-
-def _downloaded(source: Source) -> Path | None:
-    """A small file of a repository, or None where it has none."""
-    try:
-        return download.from_hub(source)
-    except MissingError:
-        return None
 
 
 def file_identity(path: Path) -> tuple[str, str]:
