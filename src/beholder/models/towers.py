@@ -387,10 +387,8 @@ def _whole_kept_tower(path: Path) -> TensorFile | None:
 
 
 def _check_header(path: Path, opened: TensorFile) -> None:
-    """Raise HeadError unless the header of a kept file is what was written; of an earlier version it was not kept."""
-    wanted = opened.metadata.get(_HEADER_DIGEST)
-    if wanted is None:
-        return
+    """Raise HeadError unless the header of a kept file is what was written."""
+    wanted = opened.metadata.get(_HEADER_DIGEST, _NO_DIGEST)
     with path.open("rb") as file:
         header = file.read(8)
         header += file.read(int.from_bytes(header, "little"))

@@ -89,8 +89,7 @@ def block_labels(samples: Sequence[str] | pa.Array, passed: dict[str, Any], opti
 def renames(names: pa.ChunkedArray, fallback: Callable[[int], str]) -> dict[int, str]:
     """New names of the rows that need one: null -> `fallback(row)`; the second "a" -> "a#2", the third -> "a#3"."""
     changed = {int(row): fallback(int(row)) for row in np.flatnonzero(pc.is_null(names).to_numpy(zero_copy_only=False))}
-    encoded = pa.chunked_array(names, names.type).combine_chunks().dictionary_encode()
-    encoded = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
+    encoded = names.combine_chunks().dictionary_encode()
     codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
     valid = codes[codes >= 0]
     counts = np.bincount(valid) if len(valid) else np.zeros(0, int)

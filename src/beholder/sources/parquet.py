@@ -342,12 +342,9 @@ def _cells(column: pa.Array) -> list[Any]:
     for row, length in enumerate(lengths):
         if length <= MOST_MEMBER_BYTES:
             cells.append(column[row].as_py())
-        elif data is column:
-            cells.append(PictureRef(error=too_many_bytes(int(length), MOST_MEMBER_BYTES)))
-        else:
-            cells.append(
-                {"bytes": PictureRef(error=too_many_bytes(int(length), MOST_MEMBER_BYTES)), "path": _path_in(column[row])}
-            )
+            continue
+        refused = PictureRef(error=too_many_bytes(int(length), MOST_MEMBER_BYTES))
+        cells.append(refused if data is column else {"bytes": refused, "path": _path_in(column[row])})
     return cells
 
 
