@@ -288,6 +288,8 @@ def test_what_is_no_embedding_is_refused(tmp_path: Path) -> None:
     assert "x.npy is not .npy inside: it starts with b'<html>no'" in refused(tmp_path / "x.npy")
     (tmp_path / "x.npy").write_bytes(b"")
     assert "x.npy is empty (0 bytes)" in refused(tmp_path / "x.npy")
+    (tmp_path / "x.npz").write_bytes(b"")
+    assert "x.npz is empty (0 bytes)" in refused(tmp_path / "x.npz")
     (tmp_path / "x.bin").write_bytes(b"\x80\0\0\0\1\2\3\4")
     assert "x.bin is of no kind that is known" in refused(tmp_path / "x.bin")
     (tmp_path / "beholder.json").write_text("{}")

@@ -156,7 +156,6 @@ def test_what_is_no_parquet_file_is_refused(tmp_path: Path) -> None:
     assert "is empty" in refused(tmp_path / "e.parquet")
     (tmp_path / "c.parquet").write_bytes(write(tmp_path / "w.parquet", jpg=[png(1)]).read_bytes()[:-9])
     assert "is not a whole Parquet file" in refused(tmp_path / "c.parquet")
-    assert "holds no pictures but paths or URLs" in refused(write(tmp_path / "p.parquet", path=["a.jpg"]))
     empty = write(tmp_path / "n.parquet", jpg=pa.array([], pa.binary()))
     assert part_of(empty).num_rows == 0
     assert list(PackedReader().blocks(part_of(empty), 0, None, SourceOptions())) == []

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from beholder.errors import ChoiceNeededError, InputError, reading_failed
 from beholder.io import locations, remote, storage
-from beholder.io.tables import JSON_SUFFIXES, is_utf16, read_head
+from beholder.io.tables import JSON_SUFFIXES, delimiter_of, is_utf16, read_head
 from beholder.notices import say
 from beholder.sources.column_choice import (
     PATH_NAMES,
@@ -411,10 +411,7 @@ def _into_csv(path: str) -> Kind:
     """Pictures: a header has a column for places, the first rows hold some, and none is for dimensions."""
     head, _ = read_head(path, _CSV_LOOK_BYTES)
     lines = head.decode("utf-8-sig", "replace").splitlines()[:MOST_LOOKED_AT]
-    try:
-        rows = list(csv.reader(lines, delimiter="\t" if suffix_of(path) == "tsv" else ","))
-    except csv.Error:
-        return "embeddings"
+    rows = list(csv.reader(lines, delimiter=delimiter_of(path)))
     if not rows or are_dimensions(rows[0]):
         return "embeddings"
     cells = ((name, value) for row in rows[1:] for name, value in zip(rows[0], row, strict=False))

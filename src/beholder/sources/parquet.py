@@ -88,8 +88,6 @@ class PackedReader:
     def inspect(self, path: str, name: str, options: SourceOptions) -> PicturePart:
         """Choose the columns. Raises InputError when no column holds pictures."""
         columns, schema = columns_of_parquet(path, options)
-        if columns.kind != "parquet":
-            raise InputError(f"{path} holds no pictures but paths or URLs (column {columns.picture!r})")
         num_bytes = storage.size(path)
         with remote.read_errors(path), storage.open_parquet(path, streamed=columns.is_list) as file:
             metadata = file.metadata

@@ -45,8 +45,6 @@ class TableReader:
         is_parquet = suffix_of(path) in PARQUET_SUFFIXES or storage.read_range(path, 0, 4) == b"PAR1"
         if is_parquet:
             columns, schema = columns_of_parquet(path, options)
-            if columns.kind != "table":
-                raise InputError(f"{path}: column {columns.picture!r} holds no paths or URLs")
             with remote.read_errors(path), storage.open_parquet(path) as file:
                 num_rows, first = file.metadata.num_rows, list(first_values(file, columns.picture, _TRIED_PLACES))
         else:
