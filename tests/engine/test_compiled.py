@@ -21,7 +21,7 @@ from beholder.errors import BeholderError
 from beholder.libraries.transforms import Normalisation
 from beholder.models.backbones import TowerShape
 from beholder.models.clip import random_tower
-from beholder.models.library_module import LibraryModule, LibraryShape
+from beholder.models.library_towers import LibraryModule, LibraryShape
 from beholder.notices import told_to
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")

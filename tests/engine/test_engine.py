@@ -24,7 +24,7 @@ from beholder.kernels.scoring import Affine
 from beholder.models.backbones import TowerShape
 from beholder.models.clip import random_tower
 from beholder.models.heads import Head
-from beholder.models.library_module import weights_sha256
+from beholder.models.library_towers import weights_sha256
 from beholder.notices import told_to
 from oracles.tiers import mostly_slow
 

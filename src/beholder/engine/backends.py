@@ -26,7 +26,7 @@ from beholder.engine.onednn import OnednnTower, find_fault, int8_support
 from beholder.errors import BeholderError
 from beholder.models.backbones import LAYER_NORM_EPS, TowerShape
 from beholder.models.clip import ClipVisionTower
-from beholder.models.library_module import LibraryModule, LibraryShape
+from beholder.models.library_towers import LibraryModule, LibraryShape
 
 Rows = npt.NDArray[np.float32]
 Fetch = Callable[[], Rows]

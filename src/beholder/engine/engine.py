@@ -37,12 +37,11 @@ from beholder.engine.self_check import (
 )
 from beholder.errors import BeholderError, InputError, text_of
 from beholder.models.clip import ClipVisionTower
-from beholder.models.library_module import LibraryModule, weights_sha256
+from beholder.models.library_towers import LibraryModule, LibraryTower, weights_sha256
 from beholder.notices import doing, say
 
 if TYPE_CHECKING:
     from beholder.models.heads import Head
-    from beholder.models.library_towers import LibraryTower
     from beholder.models.towers import Tower
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from beholder.engine import Precision
 from beholder.engine.compiled import cannot_compile
 from beholder.errors import BeholderError, text_of
-from beholder.models.library_module import LibraryModule
+from beholder.models.library_towers import LibraryModule
 
 _NARROWED = (nn.Linear, nn.Conv2d)
 """Modules of exactly these classes keep their weights in 16 bits; autocast would narrow them for every batch anew."""

@@ -38,7 +38,7 @@ from beholder.errors import BeholderError
 from beholder.kernels import tokens
 from beholder.models.backbones import TowerShape
 from beholder.models.clip import ClipVisionTower
-from beholder.models.library_module import LibraryModule, LibraryShape
+from beholder.models.library_towers import LibraryModule, LibraryShape
 from beholder.notices import doing, say
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +20,10 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from beholder.models.backbones import LAYER_NORM_EPS, PIXEL_MEAN, PIXEL_STD, TowerActivation, TowerShape
-from beholder.models.library_module import LibraryModule
 from beholder.models.tower_layouts import canonical_shapes
+
+if TYPE_CHECKING:
+    from beholder.models.library_towers import LibraryModule
 
 PIXEL_CENTRE = 128
 """Taken from every uint8 value first: -128 ... 127 is exact in bfloat16 too, and the sums stay small."""

@@ -1,4 +1,4 @@
-"""Towers of timm, open_clip and transformers by name: loaded, tried on a picture, and known by the hash of their weights."""
+"""Towers of timm, open_clip and transformers: as the engine wants them, loaded by name, known by the hash of their weights."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor, nn
 
 from beholder.errors import BeholderError, HeadError, kind_and_text
 from beholder.libraries.names import DIGEST_LENGTH, TowerName, imported
@@ -21,13 +23,81 @@ from beholder.models.catalog import Source
 
 if TYPE_CHECKING:
     from beholder.libraries.networks import FeatureKind
-    from beholder.models.library_module import LibraryModule, LibraryShape
 
 ACTIVATION = "as published"
 """What stands in records in the place of a CLIP tower's activation."""
 _DISTRIBUTIONS = {"timm": "timm", "open_clip": "open_clip_torch", "transformers": "transformers"}
 _LARGEST_FAULT = 1e-5
 """Most that normalised pixels of the trial picture may differ from the library's own; float32 roundings are 100 times less."""
+_PATCH_PX = 16
+
+
+@dataclass(frozen=True)
+class LibraryShape:
+    """What is known of another library's tower.
+
+    Attributes:
+        name: its space, which stands for the network's sizes.
+        image_px: side of the square picture, in pixels.
+        dim: length of the embedding.
+    """
+
+    name: str
+    image_px: int
+    dim: int
+
+    @property
+    def num_tokens(self) -> int:
+        """Of a vision transformer of this picture size with patches of 16: what batches on a processor are sized by."""
+        return (self.image_px // _PATCH_PX) ** 2 + 1
+
+
+class LibraryModule(nn.Module):
+    """The library's own network behind the last two steps of its preprocessing. Embeddings are not normalised.
+
+    Attributes:
+        shape: see `LibraryShape`.
+        activation: stands beside the weights' sha256 where measurements are kept: the name, since networks with other
+            activations can have the same weights.
+    """
+
+    def __init__(self, network: nn.Module, normalisation: Normalisation, shape: LibraryShape) -> None:
+        super().__init__()
+        self.network, self.shape, self.activation = network, shape, shape.name
+        self._divisor = normalisation.divisor
+        for name in ("mean", "std"):
+            values = torch.tensor(getattr(normalisation, name), dtype=torch.float32).view(3, 1, 1)
+            self.register_buffer(name, values, persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(B, S, S, 3) uint8, height x width x RGB -> (B, D) float32."""
+        return self.features(self.normalised(pixels))
+
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """(B, S, S, 3) uint8 -> (B, 3, S, S) float32, as the library's own preprocessing ends."""
+        fractions = pixels.permute(0, 3, 1, 2).to(torch.float32).contiguous() / self._divisor
+        return self._spread(fractions)
+
+    def embed_images(self, images: Tensor) -> Tensor:
+        """(B, 3, S, S) float in [0, 1], RGB -> (B, D); differentiable with respect to the images."""
+        return self.features(self._spread(images.to(torch.float32) * (255 / self._divisor)))
+
+    def features(self, normalised: Tensor) -> Tensor:
+        """(B, 3, S, S) float32 -> (B, D) float32."""
+        found: Tensor = self.network(normalised)
+        return found.float()
+
+    def _spread(self, fractions: Tensor) -> Tensor:
+        return (fractions - self.get_buffer("mean")) / self.get_buffer("std")
+
+
+def weights_sha256(module: nn.Module) -> str:
+    """Lower-case hex sha256 of a module's tensors and their names; for towers that are known by no file of their own."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()))
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -78,10 +148,7 @@ def load_library_tower(name: TowerName, *, offline: bool | None = None) -> Libra
     Raises HeadError: no such library, model or weights; other weights than the name asks for; no image tower; one line.
     """
     imported(name.library)
-    import torch
-
     from beholder.libraries.networks import load_network
-    from beholder.models.library_module import LibraryModule, LibraryShape, weights_sha256
 
     with torch.inference_mode(False):
         network = load_network(name, _fetch_with(offline), is_offline=download.is_hub_offline(offline))
@@ -149,8 +216,6 @@ def _side_of(transform: str) -> int:
 
 def _check_normalisation(module: LibraryModule, transform: str) -> None:
     """Raise HeadError where pixels that are normalised by the tower are not those of the library's whole pipeline."""
-    import torch
-
     image = _trial_picture(97, 61)
     wanted: npt.NDArray[np.float32] = whole_of(transform)(image)
     found = module.normalised(torch.from_numpy(cut_of(transform)(image))[None])[0].numpy()
@@ -160,8 +225,6 @@ def _check_normalisation(module: LibraryModule, transform: str) -> None:
 
 def _dim_of(module: LibraryModule, side: int) -> int:
     """Length of an embedding, found by making one. Raises HeadError where the network gives no vector a picture."""
-    import torch
-
     try:
         with torch.inference_mode():
             found = module(torch.full((2, side, side, 3), 128, dtype=torch.uint8))

@@ -15,8 +15,7 @@ from beholder.engine.engine import Engine, Pending
 from beholder.errors import BeholderError, HeadError, InputError
 from beholder.models.backbones import TowerShape, find_backbone
 from beholder.models.clip import ClipVisionTower, random_tower
-from beholder.models.library_module import LibraryModule, LibraryShape
-from beholder.models.library_towers import LibraryTower
+from beholder.models.library_towers import LibraryModule, LibraryShape, LibraryTower
 from beholder.models.towers import Tower, load_any_tower
 from beholder.planning.options import BenchOptions
 from beholder.planning.rates import Clock, TowerRate, tower_name
