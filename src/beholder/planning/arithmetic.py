@@ -23,7 +23,7 @@ EMBEDDING_BYTES = 2
 """Of one number of a kept embedding: float16."""
 
 _CLOSE = 1e-9
-"""Seconds of shared cores, and the parts of them that stages work, are looked for until they change by no more than this share."""
+"""Seconds of shared cores, and the parts of them that stages work, are looked for until they change by so little."""
 _ROUNDS = 100
 """At the most, of looking for those parts."""
 Stage = Literal["cores", "decode", "tower", "feed", "scoring", "storage"]
