@@ -9,7 +9,7 @@ import pytest
 from sklearn.isotonic import IsotonicRegression
 
 from beholder.errors import InputError
-from beholder.train.calibration import conformal_margin, isotonic_map, quantile_map
+from beholder.train.calibrate.fit import conformal_margin, isotonic_map, quantile_map
 
 
 @pytest.mark.parametrize("decimals", [0, 1, 8])

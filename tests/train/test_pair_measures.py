@@ -11,6 +11,7 @@ from beholder import Head
 from beholder.errors import InputError
 from beholder.train.pair_measures import PairComparison, PairGroups
 from beholder.train.pairs import Pairs, train_on_pairs
+from beholder.train.resampling import Resampling
 from beholder.train.training import TrainOptions
 
 
@@ -29,7 +30,7 @@ def test_it_is_what_counting_gives(seed: int) -> None:
     rng = np.random.default_rng(seed)
     guesses = [rng.integers(-2, 3, 300).astype(float), rng.standard_normal(300)]
     targets, votes = rng.choice([0.0, 0.25, 0.5, 0.9, 1.0], 300), rng.integers(1, 5, 300).astype(float)
-    found = PairComparison(guesses, targets, votes=votes, resamples=200)
+    found = PairComparison(guesses, targets, votes=votes, how=Resampling(number=200))
     for at, guess in enumerate(guesses):
         measured = found.measures(at)
         assert measured["pair_accuracy"].value == pytest.approx(counted(guess, targets, votes), abs=1e-12)
@@ -46,7 +47,7 @@ def test_intervals_are_those_of_resampled_pictures() -> None:
     one, other = np.array(list(itertools.combinations(range(12), 2))).T
     guess, targets = rng.integers(-2, 3, len(one)).astype(float), rng.choice([0.0, 1.0], len(one))
     groups = np.stack([group_of[one], group_of[other]], axis=1)
-    measured = PairComparison([guess], targets, groups=groups, resamples=300, seed=3).measures(0)
+    measured = PairComparison([guess], targets, groups=groups, how=Resampling(number=300, seed=3)).measures(0)
     drawn = []
     for at in range(300):
         picked = np.random.default_rng((3, at)).integers(0, 9, 9)
@@ -87,21 +88,16 @@ def test_heads_that_are_equally_good_are_seldom_told_apart(num_pictures: int) ->
             [first[one] - first[other], second[one] - second[other]],
             truth[one] > truth[other],
             groups=np.stack([one, other], axis=1),
-            resamples=400,
-            seed=seed,
+            how=Resampling(number=400, seed=seed),
         )
         found = compared.difference(0, 1)["pair_accuracy"]
         told_apart += found.low > 0 or found.high < 0
     assert told_apart <= 14
 
 
-def test_no_pairs_and_pairs_without_votes_have_no_measure() -> None:
-    nothing = PairComparison([np.empty(0)], np.empty(0)).measures(0)
-    assert (nothing.num_rows, nothing.num_groups) == (0, 0)
-    assert np.isnan(nothing["pair_accuracy"].value)
-    assert np.isnan(
-        PairComparison([np.ones(3)], np.ones(3), votes=np.zeros(3), resamples=20).measures(0)["pair_accuracy"].value
-    )
+def test_pairs_without_votes_have_no_measure() -> None:
+    found = PairComparison([np.ones(3)], np.ones(3), votes=np.zeros(3), how=Resampling(number=20)).measures(0)
+    assert np.isnan(found["pair_accuracy"].value)
     with pytest.raises(InputError, match="do not fit 3 pairs"):
         PairComparison([np.ones(3)], np.ones(3), groups=np.arange(3))
 
@@ -110,8 +106,10 @@ def test_the_side_that_pairs_are_given_from_does_not_matter() -> None:
     rng = np.random.default_rng(5)
     guess, targets = rng.integers(-1, 2, 100).astype(float), rng.choice([0.0, 1.0], 100)
     turned = rng.random(100) < 0.5
-    one = PairComparison([guess], targets, resamples=100).measures(0)["pair_accuracy"]
-    other = PairComparison([np.where(turned, -guess, guess)], np.where(turned, 1 - targets, targets), resamples=100)
+    one = PairComparison([guess], targets, how=Resampling(number=100)).measures(0)["pair_accuracy"]
+    other = PairComparison(
+        [np.where(turned, -guess, guess)], np.where(turned, 1 - targets, targets), how=Resampling(number=100)
+    )
     assert other.measures(0)["pair_accuracy"] == one
 
 

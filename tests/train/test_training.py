@@ -15,7 +15,7 @@ from beholder import Head, load_head, save_head
 from beholder.errors import InputError
 from beholder.train.curve import fitted_curve
 from beholder.train.measures import spearman
-from beholder.train.mlp import MlpOptions, fit_mlp, layers_of
+from beholder.train.mlp import fit_mlp, layers_of
 from beholder.train.training import RowRatings, TrainOptions, train_head
 
 Matrix = npt.NDArray[np.float64]
@@ -218,7 +218,7 @@ def test_the_published_layers_have_the_published_names(kind: str, shared_models:
 def test_the_layers_learn_keep_their_best_epoch_and_repeat(kind: str) -> None:
     rows, _, ratings = rated(400, 12, 0.3)
     out = np.arange(400) % 4 == 0
-    fits = [fit_mlp(rows, np.arange(400), ratings * 10, None, out, kind, MlpOptions(most_epochs=6)) for _ in range(2)]  # type: ignore[arg-type]
+    fits = [fit_mlp(rows, np.arange(400), ratings * 10, None, out, kind, most_epochs=6) for _ in range(2)]  # type: ignore[arg-type]
     assert fits[0].validation_mse == fits[1].validation_mse
     assert fits[0].validation_mse[fits[0].best_epoch - 1] == min(fits[0].validation_mse)
     head = Head(name="layers", math=fits[0].math)

@@ -8,16 +8,16 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from beholder.train.undecided import undecided
+from beholder.train.taste import undecided
 
 Rows = npt.NDArray[np.int64]
 
 
 def greedy(
-    rows: npt.NDArray[Any], odds: npt.NDArray[Any], candidates: Rows, marked: Rows, cut: float, number: int, nearest: int
+    rows: npt.NDArray[Any], odds: npt.NDArray[Any], candidates: Rows, marked: Rows, number: int, nearest: int
 ) -> list[int]:
     unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    near = sorted(candidates.tolist(), key=lambda row: (abs(float(odds[row]) - cut), row))[:nearest]
+    near = sorted(candidates.tolist(), key=lambda row: (abs(float(odds[row])), row))[:nearest]
     chosen: list[int] = []
     kept_away = marked.tolist()
     while len(chosen) < number:
@@ -40,8 +40,9 @@ def test_equals_the_plain_loop(num_marked: int, cut: float, number: int, nearest
     rng = np.random.default_rng(num_marked)
     rows, odds = rng.normal(size=(120, 9)), rng.normal(size=120).astype(np.float32)
     marked, candidates = np.arange(num_marked), np.arange(num_marked, 110)
-    found = undecided(rows.astype(np.float64), odds, candidates, marked=marked, cut=cut, number=number, nearest=nearest)
-    assert found.tolist() == greedy(rows, odds, candidates, marked, cut, number, nearest)
+    odds -= np.float32(cut)
+    found = undecided(rows.astype(np.float64), odds, candidates, marked=marked, number=number, nearest=nearest)
+    assert found.tolist() == greedy(rows, odds, candidates, marked, number, nearest)
 
 
 def test_they_are_near_the_cut_and_no_two_are_alike() -> None:

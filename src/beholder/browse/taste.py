@@ -307,7 +307,7 @@ class Learner:
 
     def undecided(self, view: View) -> Listing:
         """Pictures of a view by the learned score to be marked next. Raises InputError: it is by another score."""
-        from beholder.train.undecided import undecided
+        from beholder.train.taste import undecided
 
         session, vectors = self._session, self._vectors
         if vectors is None or view.score not in session.learned:

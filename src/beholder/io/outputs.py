@@ -7,10 +7,25 @@ import os
 from collections.abc import Iterable
 from pathlib import PurePath
 
+from beholder.errors import OutputError
 from beholder.io import locations, storage
 
 _TABLES = (".parquet", ".pq", ".csv", ".tsv")
 """What is read of a folder of tables."""
+_LOOKED_AT = 1 << 20
+"""Bytes at the start of a file that is to be replaced, among which has to stand whose it is."""
+
+
+def check_ours(path: str, mark: str, advice: str = "use another --out") -> None:
+    """Raise OutputError for a file that is there, and does not hold what all begin with that this command writes.
+
+    Args:
+        path: that is to be written, local or remote.
+        mark: a text that stands in the first MiB of all of ours.
+        advice: what to do about a file of somebody else, for the end of the message.
+    """
+    if storage.exists(path) and mark.encode() not in storage.read_range(path, 0, min(storage.size(path), _LOOKED_AT)):
+        raise OutputError(f"{path} would be replaced, and was not written by this command; move it, or {advice}")
 
 
 def is_read(out: str, sources: Iterable[str | None]) -> bool:

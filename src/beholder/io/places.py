@@ -298,14 +298,14 @@ def link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def in_threads(work: Callable[[Item], Found], items: Iterable[Item]) -> Iterator[Found]:
-    """What `work` gives for each item, in order; several at once, and few are begun before the one that is taken."""
-    with ThreadPoolExecutor(max_workers=_AT_ONCE, thread_name_prefix="beholder-place") as pool:
+def in_threads(work: Callable[[Item], Found], items: Iterable[Item], at_once: int = _AT_ONCE) -> Iterator[Found]:
+    """What `work` gives for each item, in order; several at once, and at most twice as many are begun before their turn."""
+    with ThreadPoolExecutor(max_workers=at_once, thread_name_prefix="beholder-place") as pool:
         waiting: deque[Future[Found]] = deque()
         rest = iter(items)
         try:
             while True:
-                waiting += [pool.submit(work, item) for item in islice(rest, 2 * _AT_ONCE - len(waiting))]
+                waiting += [pool.submit(work, item) for item in islice(rest, 2 * at_once - len(waiting))]
                 if not waiting:
                     return
                 yield waiting.popleft().result()

@@ -150,6 +150,14 @@ def read_range(path: str, start: int, stop: int) -> bytes:
         return remote.asked_again_if_web(path, lambda: remote.remote_range(path, start, stop))
 
 
+def root_of(folder: str) -> str:
+    """A folder as the paths begin that `list_files` gives, without a `/` at its end."""
+    if locations.is_local(folder):
+        return str(locations.local_path(folder)).rstrip("/")
+    fs, inner = remote.filesystem(folder)
+    return str(fs.unstrip_protocol(inner)).rstrip("/")
+
+
 def list_files(folder: str) -> list[str]:
     """Every file below `folder`, sorted by path, each once; as paths that `open_binary` takes. See `is_ignored_name`."""
     with remote.read_errors(folder):

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from beholder import __version__
 from beholder.errors import OutputError
 from beholder.io import storage, writing
+from beholder.io.outputs import check_ours
 from beholder.reporting.charts import NOTHING, number
 from beholder.reporting.page import check_is_html, made_at, page_name, render
 from beholder.reporting.plots import Plot, calibration_plot, marks_plot, residual_plot, scatter_plot
@@ -31,7 +32,6 @@ Doubles = npt.NDArray[np.float64]
 
 MARK = "beholder evaluation"
 """Stands near the top of every page (the template's block `kind`); a file without it is never replaced."""
-_LOOKED_AT = 1 << 20
 _MOST_SUSPICIOUS = 20
 _MOST_DIFFERENCES = 15
 _HALF, _MIDDLE = 56.0, 60.0
@@ -84,11 +84,9 @@ def _checked_output(options: EvaluateOptions) -> str:
     """Where the page goes. Raises OutputError where it may not be written."""
     out = options.out or page_name(options.sources[0], "evaluation")
     check_is_html(out)
-    if storage.exists(out):
-        if not options.overwrite:
-            raise OutputError(f"{out} is there already; use --overwrite to replace it, or another --out")
-        if MARK.encode() not in storage.read_range(out, 0, min(storage.size(out), _LOOKED_AT)):
-            raise OutputError(f"{out} would be replaced, and was not written by this command; move it, or use another --out")
+    if storage.exists(out) and not options.overwrite:
+        raise OutputError(f"{out} is there already; use --overwrite to replace it, or another --out")
+    check_ours(out, MARK)
     return out
 
 

@@ -109,7 +109,7 @@ class StepMap:
 
 @dataclass(frozen=True, kw_only=True)
 class Bounds:
-    """What bounds of a mapped value go by: split conformal prediction (`train.calibration.conformal_margin`).
+    """What bounds of a mapped value go by: split conformal prediction (`train.calibrate.fit.conformal_margin`).
 
     Attributes:
         steps: a map that was fitted without the rows that it was measured on.

@@ -14,6 +14,7 @@ from typing import Any
 
 from beholder.errors import OutputError
 from beholder.io import storage, writing
+from beholder.io.outputs import check_ours
 from beholder.models import upload
 from beholder.models.head_layouts import HEAD_FORMAT
 from beholder.models.heads import Head, save_head
@@ -46,8 +47,6 @@ _MARK = '"beholder": "'
 _NOTES = ("method", "scale", "rows", "measured", "measures", "ceiling")
 """What of the record stands in the head's own file; all of it is in the file beside it."""
 _MOST_ODD = 5
-_MOST_LOOKED_AT = 1 << 20
-"""Bytes at the start of a file that is to be replaced, among which has to stand whose it is."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +77,7 @@ class HeadFiles:
             if storage.exists(path) and not overwrite:
                 raise OutputError(f"{path} is there already; use --overwrite to replace it, or another --out")
         for path, text in ((self.out, HEAD_FORMAT), (self.card, LIBRARY), (self.record, mark)):
-            if not storage.exists(path):
-                continue
-            if text.encode() not in storage.read_range(path, 0, min(storage.size(path), _MOST_LOOKED_AT)):
-                raise OutputError(f"{path} would be replaced, and was not written by this command; move it, or {advice}")
+            check_ours(path, text, advice)
 
     def write(self, head: Head, record: Mapping[str, Any], remarks: Sequence[str], **more: Any) -> tuple[Head, dict[str, Any]]:
         """Write all three; returns the head and the record with the sha256 of the file, and more. Raises OutputError.

@@ -11,13 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from beholder.errors import InputError
-
-Doubles = npt.NDArray[np.float64]
+from beholder.train.measures import finite_or_none
 
 _EXPONENTS = np.linspace(0.25, 1.5, 26)
-SIZES = 5
-"""Sizes of a curve, each half as many ratings as the next."""
-LEAST_ROWS = 8
+SIZES, LEAST_ROWS = 5, 8
+"""Sizes of a curve, each half as many ratings as the next; smaller ones are left out."""
 
 
 @dataclass(frozen=True)
@@ -54,42 +52,37 @@ class LearningCurve:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready record; what is not defined is None."""
-
-        def known(value: float) -> float | None:
-            return value if math.isfinite(value) else None
-
         return {
-            "points": [{"num_rows": p.num_rows, "rmse": known(math.sqrt(p.mse)), "srcc": known(p.srcc)} for p in self.points],
+            "points": [
+                {"num_rows": p.num_rows, "rmse": finite_or_none(math.sqrt(p.mse)), "srcc": finite_or_none(p.srcc)}
+                for p in self.points
+            ],
             "curve": "mse = floor + scale * num_rows ** -exponent",
-            "floor": known(self.floor),
-            "scale": known(self.scale),
-            "exponent": known(self.exponent),
+            "floor": finite_or_none(self.floor),
+            "scale": finite_or_none(self.scale),
+            "exponent": finite_or_none(self.exponent),
             "extrapolated_rmse": {str(size): rmse for size, rmse in self.predicted.items()},
         }
 
 
-def learning_curve(
-    num_rows: int, measure: Callable[[int], tuple[float, float]], *, sizes: int = SIZES, factors: tuple[int, ...] = (2, 4)
-) -> LearningCurve:
+def learning_curve(num_rows: int, measure: Callable[[int], tuple[float, float]]) -> LearningCurve:
     """The curve of fits to parts of the ratings, each part within the next one.
 
     Args:
         num_rows: ratings that there are for a fit.
         measure: from a number of ratings to the mean squared error and rank correlation on others, of fits to so many.
-        sizes: parts, each half as large as the next; those below 8 ratings are left out.
-        factors: multiples of `num_rows` for which the error is predicted.
 
     Raises:
         InputError: fewer ratings than a fit takes.
     """
-    wanted = sorted({num_rows >> halvings for halvings in range(sizes)} - set(range(LEAST_ROWS)))
+    wanted = sorted({num_rows >> halvings for halvings in range(SIZES)} - set(range(LEAST_ROWS)))
     if not wanted:
         raise InputError(f"too few ratings for a learning curve: {num_rows}, {LEAST_ROWS} are needed")
     points = tuple(Point(size, *measure(size)) for size in wanted)
     floor, scale, exponent = fitted_curve([p.num_rows for p in points], [p.mse for p in points])
     predicted = {}
     if math.isfinite(scale):
-        predicted = {factor * num_rows: math.sqrt(floor + scale * (factor * num_rows) ** -exponent) for factor in factors}
+        predicted = {size: math.sqrt(floor + scale * size**-exponent) for size in (2 * num_rows, 4 * num_rows)}
     return LearningCurve(points, floor, scale, exponent, predicted)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +18,8 @@ import numpy.typing as npt
 from beholder.curate.duplicates.exact import choose_basis
 from beholder.errors import InputError
 from beholder.scoreset.vectors import Vectors
-from beholder.train.measured_options import NEAR as NEAR
-from beholder.train.rows import Matrix, Rows, unit_rows
+from beholder.train.options import NEAR as NEAR
+from beholder.train.rows import Doubles, Matrix, Rows, renumbered, unit_rows
 from beholder.train.threads import in_order
 
 MANY_ROWS = 10_000
@@ -38,18 +38,25 @@ def row_keys(seed: int, matrix: Matrix, rows: Rows, samples: Sequence[str] | Non
 
     Rows with the same name, or the same direction, have the same key.
     """
-    keys = np.empty(len(rows), np.uint64)
-    salt = hashlib.blake2b(str(seed).encode(), digest_size=16).digest()
     if samples is not None:
-        for position, row in enumerate(rows.tolist()):
-            keys[position] = _hashed(samples[row].encode("utf-8", "surrogatepass"), salt)
-        return keys
+        return name_keys(seed, [samples[row] for row in rows.tolist()])
+    keys, salt = np.empty(len(rows), np.uint64), _salt(seed)
     for start in range(0, len(rows), _KEY_ROWS):
         block = matrix[rows[start : start + _KEY_ROWS]].astype(np.float64)
         block /= np.abs(block).max(axis=1, keepdims=True)
         for position, row in enumerate(block.astype(np.float32) + np.float32(0.0), start):
             keys[position] = _hashed(row.data, salt)
     return keys
+
+
+def name_keys(seed: int, names: Sequence[str]) -> npt.NDArray[np.uint64]:
+    """(n,) seeded hashes of the names of rows."""
+    salt = _salt(seed)
+    return np.array([_hashed(name.encode("utf-8", "surrogatepass"), salt) for name in names], np.uint64)
+
+
+def _salt(seed: int) -> bytes:
+    return hashlib.blake2b(str(seed).encode(), digest_size=16).digest()
 
 
 def _hashed(data: Any, salt: bytes) -> int:
@@ -86,7 +93,7 @@ def joined_groups(
             parent[max(first, second)] = min(first, second)
     while (parent[parent] != parent).any():
         parent = parent[parent]
-    return np.unique(parent, return_inverse=True)[1].reshape(-1).astype(np.int64)
+    return renumbered(parent)
 
 
 def _edges_of(labels: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
@@ -244,4 +251,32 @@ def list_sha256(samples: Iterable[str]) -> str:
 
 def fold_keys(seed: int, repeat: int, matrix: Matrix, rows: Rows, samples: Sequence[str] | None) -> npt.NDArray[np.uint64]:
     """Keys of one repetition."""
-    return row_keys(seed * 1_000_003 + repeat, matrix, rows, samples)
+    return row_keys(_seed_of(seed, repeat), matrix, rows, samples)
+
+
+def _seed_of(seed: int, repeat: int) -> int:
+    return seed * 1_000_003 + repeat
+
+
+def planned_folds(groups: Rows, samples: Sequence[str], seed: int) -> list[Rows]:
+    """(N,) folds of each repetition of `fold_plan`, as training draws them, of rows that are known by their names.
+
+    Raises InputError where all rows are one group.
+    """
+    plan = fold_plan(len(groups))
+    keys = (name_keys(_seed_of(seed, repeat), samples) for repeat in range(plan.repeats))
+    return [grouped_folds(groups, some, plan.num_folds) for some in keys]
+
+
+Fitter = Callable[[Doubles, Doubles, Doubles], Callable[[Doubles], Doubles]]
+"""Scores, truth, weights -> what predicts the truth of scores."""
+
+
+def out_of_fold(folds: Sequence[Rows], fitter: Fitter, scores: Doubles, truth: Doubles, weights: Doubles) -> Doubles:
+    """(R, N) what is predicted of the truth by fits to the other folds, of R repetitions (N,) of folds."""
+    found = np.empty((len(folds), len(scores)))
+    for repeat, fold in enumerate(folds):
+        for number in range(int(fold.max()) + 1):
+            test = fold == number
+            found[repeat, test] = fitter(scores[~test], truth[~test], weights[~test])(scores[test])
+    return found

@@ -6,6 +6,7 @@ import shlex
 import tempfile
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,15 +20,18 @@ from beholder.notices import doing, say
 from beholder.train.card import HeadFiles
 from beholder.train.options import TrainJobOptions
 from beholder.train.pairs import TrainedOnPairs, train_on_pairs
-from beholder.train.rated import Labels, labels_of, names_at, rated_pairs, rated_rows, ratings_record
+from beholder.train.rated import labels_of, rated_pairs, rated_rows, ratings_record
 from beholder.train.ratings.match import Matched, match_ratings
 from beholder.train.ratings.ratings import Ratings
 from beholder.train.ratings.read import read_ratings
+from beholder.train.ratings.rows import names_at
 from beholder.train.sketches import sketched
 from beholder.train.source import EmbeddingSource, open_source
 from beholder.train.threads import at_most
 from beholder.train.trained_on import KEY, TrainedOn
 from beholder.train.training import Method, TrainedHead, TrainOptions, train_head
+
+_LABEL_FLAGS = "--split-by and --balance"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,22 +105,23 @@ def _train(options: TrainJobOptions) -> TrainRun:
         )
         with doing("fitting and measuring"):
             trained: TrainedHead | TrainedOnPairs
-            groups = [] if options.split_by is None else [_labels(options, options.split_by, ratings)]
+            labels = partial(labels_of, ratings=ratings, path=options.ratings, options=options, flags=_LABEL_FLAGS)
+            groups = [] if options.split_by is None else [labels(options.split_by)]
             if ratings.pairs is not None:
                 pairs = rated_pairs(ratings, matched.places, rated.names, groups=groups)
                 trained = train_on_pairs(rated.matrix, pairs, how)
                 tested = np.arange(len(rated.names))
             else:
-                balance = None if options.balance is None else _labels(options, options.balance, ratings)
+                balance = None if options.balance is None else labels(options.balance)
                 rows = rated_rows(ratings, matched.places, rated.names, groups=groups, balance=balance)
                 trained = train_head(rated.matrix, rows, how)
                 tested = trained.tested
         fitted = trained.fitted
         sketches = sketched(len(fitted), np.arange(len(fitted)), rated.matrix, fitted, backbone)
-    names = names_at(ratings, matched.places[tested])
+    names = names_at(ratings.samples, matched.places[tested])
     known = TrainedOn.of(
         [rated.names[row] for row in fitted.tolist()],
-        () if ratings.is_by_row else names_at(ratings, matched.places[fitted]),
+        () if ratings.is_by_row else names_at(ratings.samples, matched.places[fitted]),
         sketches,
     )
     record = {**_record(options, ratings, matched, source, trained.record), "test_samples": names, KEY: known.to_json()}
@@ -203,12 +208,6 @@ def _method(options: TrainJobOptions, ratings: Ratings) -> Method:
     if options.method != "logistic" and ratings.kind == "pairs":
         raise InputError(f"--method {options.method} takes no pairs; use logistic")
     return options.method
-
-
-def _labels(options: TrainJobOptions, column: str, ratings: Ratings) -> Labels:
-    """(N,) the group of each rated picture."""
-    assert options.ratings is not None
-    return labels_of(column, ratings, options.ratings, options, "--split-by and --balance")
 
 
 def _record(

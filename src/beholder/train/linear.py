@@ -79,6 +79,13 @@ class LinearFit:
         return Affine(self.weight, self.bias)
 
 
+def half_way(errors: Mapping[float, float]) -> list[float]:
+    """Strengths half way (of their logarithms) from the one with the smallest error to its neighbours, in the order tried."""
+    best, tried = min(errors, key=errors.__getitem__), list(errors)
+    at = tried.index(best)
+    return [float(np.sqrt(best * tried[near])) for near in (at - 1, at + 1) if 0 <= near < len(tried)]
+
+
 def reduced(unit: Doubles) -> tuple[Doubles, Doubles | None]:
     """Rows (n, D) in n coordinates where n < D: (n, n) coordinates and (D, n) orthonormal axes; else the rows and None.
 

@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from beholder.errors import InputError
-from beholder.train.linear import LinearFit, Prior, reduced, widened
+from beholder.train.linear import LinearFit, Prior, half_way, reduced, widened
 from beholder.train.rows import Doubles, Rows
 
 STRENGTHS: tuple[float, ...] = tuple(float(10.0**exponent) for exponent in range(0, -7, -1))
@@ -84,12 +84,8 @@ def fit_logistic(
             errors[candidate], solved[candidate] = splits.error(candidate)
             if _has_risen(list(errors.values())):
                 break
-        best = min(errors, key=errors.__getitem__)
-        tried = list(errors)
-        for near in (tried.index(best) - 1, tried.index(best) + 1):
-            if 0 <= near < len(tried):
-                candidate = float(np.sqrt(best * tried[near]))
-                errors[candidate], solved[candidate] = splits.error(candidate)
+        for candidate in half_way(errors):
+            errors[candidate], solved[candidate] = splits.error(candidate)
         strength = min(errors, key=errors.__getitem__)
     found = problem.solve(strength, solved.get(strength))
     at = rows.shape[1]

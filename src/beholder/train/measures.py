@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -16,13 +16,16 @@ import numpy.typing as npt
 
 from beholder.errors import InputError
 from beholder.kernels.agreement import ERRORS, NUM_MEASURES, PAIRS, RANKS, fill_bits, measures_of
-from beholder.train.resampling import GroupDraws, resampled, usual_resamples
-
-Doubles = npt.NDArray[np.float64]
+from beholder.train.resampling import USUAL, GroupDraws, Resampling, resampled
+from beholder.train.rows import Doubles, renumbered
 
 NAMES = (
     "srcc", "plcc", "kendall", "mae", "rmse", "accuracy", "pair_accuracy", "top_1_percent_precision", "top_5_percent_precision",
 )  # fmt: skip
+"""`kendall` is tau-b; `accuracy`: share of rows on the right side of the cut; `pair_accuracy`: share of the pairs of different
+truth that are ordered right, equal predictions as half, which for marks 0 and 1 is the area under the ROC curve;
+`top_1_percent_precision`: of the 1 % of the rows that are predicted highest (at least one) the share that is among the 1 %
+rated highest, rows that tie with the last of these included; equal predictions at the edge count in part."""
 SCALED = ("mae", "rmse", "accuracy")
 """Those of them that depend on the ratings' scale."""
 CONSTANT = "constant"
@@ -31,6 +34,16 @@ OUT_OF_FOLD = "out-of-fold predictions"
 """How small sets are measured, in words."""
 _KINDS = {"mae": ERRORS, "rmse": ERRORS, "accuracy": ERRORS, "kendall": PAIRS, "pair_accuracy": PAIRS}
 """What has to be counted for a measure; for the others `RANKS`."""
+
+
+def finite_or_none(value: float) -> float | None:
+    """A number as JSON has it; None for NaN and infinity."""
+    return value if math.isfinite(value) else None
+
+
+def numbers_to_json(of: Any) -> dict[str, float | None]:
+    """A dataclass of numbers, ready for JSON; what is not defined is None."""
+    return {item.name: finite_or_none(getattr(of, item.name)) for item in fields(of)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +66,7 @@ class Agreement:
 
     def to_json(self) -> dict[str, float | None]:
         """A JSON-ready record; what is not defined is None."""
-        return {name: None if math.isnan(value) else value for name, value in asdict(self).items()}
+        return numbers_to_json(self)
 
 
 def average_ranks(values: npt.ArrayLike) -> Doubles:
@@ -91,27 +104,14 @@ def agreement(predictions: npt.ArrayLike, truth: npt.ArrayLike) -> Agreement:
     )
 
 
-def kendall(predictions: npt.ArrayLike, truth: npt.ArrayLike) -> float:
-    """Kendall's tau-b of (N,) and (N,) finite values, -1 to 1; NaN when one is constant."""
-    return measured_once(predictions, truth, ("kendall",))["kendall"]
-
-
-def pair_accuracy(predictions: npt.ArrayLike, truth: npt.ArrayLike) -> float:
-    """Share of the pairs of different truth that are ordered right, 0 to 1, equal predictions as half; for marks 0 and 1 the
-    area under the ROC curve. NaN without such pairs."""  # noqa: D205, D209
-    return measured_once(predictions, truth, ("pair_accuracy",))["pair_accuracy"]
-
-
 def measured_once(
     predictions: npt.ArrayLike, truth: npt.ArrayLike, names: Sequence[str], weights: Doubles | None = None
 ) -> dict[str, float]:
-    """Some of `NAMES` without intervals, of (N,) and (N,) finite values with weights (N,) >= 0 (None: 1 each).
+    """Some of `NAMES` without intervals, of (N,) and (N,) finite values, N >= 1, with weights (N,) >= 0 (None: 1 each).
 
     Raises InputError for other shapes, NaN or Inf.
     """
     a, b = _checked(predictions, truth)
-    if not b.size:
-        return dict.fromkeys(names, math.nan)
     rated = _Truth.of(b)
     given = np.ones(b.size) if weights is None else weights[rated.order]
     found = dict(zip(NAMES, _Compared.of(a, rated, names).measured(given[None], math.nan)[0].tolist(), strict=True))
@@ -151,7 +151,7 @@ class Interval:
 
     def to_json(self) -> dict[str, float | None]:
         """A JSON-ready record; what is not defined is None."""
-        return {name: value if math.isfinite(value) else None for name, value in asdict(self).items()}
+        return numbers_to_json(self)
 
 
 def interval_of(value: float, drawn: Doubles, level: float) -> Interval:
@@ -164,30 +164,39 @@ def interval_of(value: float, drawn: Doubles, level: float) -> Interval:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measures:
-    """Measures of a predictor on one set of rows.
+class Intervals:
+    """Values with intervals, of one set of rows.
 
     Attributes:
         num_rows: rows; num_groups: what was resampled.
         level: of the intervals; num_resamples: that they are from.
-        cut: ratings from here up count as good, for `accuracy`.
-        values: by name (`NAMES`); mae and rmse are in units of the ratings, the others have none.
+        values: by name.
     """
 
     num_rows: int
     num_groups: int
     level: float
     num_resamples: int
-    cut: float
     values: Mapping[str, Interval]
 
     def __getitem__(self, name: str) -> Interval:
         return self.values[name]
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON-ready record."""
-        record = {name: getattr(self, name) for name in ("num_rows", "num_groups", "level", "num_resamples", "cut")}
+        """A JSON-ready record; what is not defined is None."""
+        record = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "values"}
         return {**record, "values": {name: interval.to_json() for name, interval in self.values.items()}}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measures(Intervals):
+    """Measures of a predictor, by `NAMES`; mae and rmse are in units of the ratings, the others have none.
+
+    Attributes:
+        cut: ratings from here up count as good, for `accuracy`.
+    """
+
+    cut: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,67 +217,6 @@ class Beside:
         """A JSON-ready record."""
         difference = None if self.difference is None else self.difference.to_json()
         return {"name": self.name, "measures": self.measures.to_json(), "difference": difference}
-
-
-def measure(
-    predictions: npt.ArrayLike,
-    truth: npt.ArrayLike,
-    *,
-    weights: npt.ArrayLike | None = None,
-    groups: npt.ArrayLike | None = None,
-    cut: float | None = None,
-    level: float = 0.95,
-    resamples: int | None = None,
-    seed: int = 0,
-    names: Sequence[str] = NAMES,
-) -> Measures:
-    """All measures of a predictor, each with an interval.
-
-    `srcc`, `plcc`, `kendall` (tau-b), `mae`, `rmse`; `accuracy`: share of rows on the right side of the cut; `pair_accuracy`;
-    `top_1_percent_precision`: of the 1 % of the rows that are predicted highest (at least one) the share that is among the 1 %
-    rated highest, rows that tie with the last of these included; equal predictions at the edge count in part.
-
-    Args:
-        predictions: (N,) finite; or (R, N), predictions of R repetitions: each measure is the mean of theirs.
-        truth: (N,) finite.
-        weights: (N,) >= 0; None: 1 each.
-        groups: (N,) whole numbers; rows of a group are resampled together. None: rows one by one.
-        cut: ratings from here up are good; None: the weighted median.
-        level: of the intervals, in (0, 1).
-        resamples: None: 1,000, of more than 20,000 rows 300; 0: no intervals.
-        seed: what resamples are drawn from; the same for any number of threads.
-        names: which of `NAMES`.
-
-    Raises:
-        InputError: other shapes, NaN or infinite values, a level out of range.
-    """
-    predictor = Predictor(predictions, names)
-    return Comparison(
-        [predictor], truth, weights=weights, groups=groups, cut=cut, level=level, resamples=resamples, seed=seed
-    ).measures(0)
-
-
-def compare(
-    first: npt.ArrayLike,
-    second: npt.ArrayLike,
-    truth: npt.ArrayLike,
-    *,
-    weights: npt.ArrayLike | None = None,
-    groups: npt.ArrayLike | None = None,
-    cut: float | None = None,
-    level: float = 0.95,
-    resamples: int | None = None,
-    seed: int = 0,
-    names: Sequence[str] = NAMES,
-) -> Measures:
-    """Differences of the measures, first less second, with paired intervals: one that leaves out 0 says the difference is real.
-
-    Arguments and errors as of `measure`.
-    """
-    both = [Predictor(first, names), Predictor(second, names)]
-    return Comparison(
-        both, truth, weights=weights, groups=groups, cut=cut, level=level, resamples=resamples, seed=seed
-    ).difference(0, 1)
 
 
 def _checked(predictions: npt.ArrayLike, truth: npt.ArrayLike) -> tuple[Doubles, Doubles]:
@@ -441,10 +389,14 @@ class Comparison:
 
     Args:
         predictors: at least one.
-        truth, weights, groups, cut, level, resamples, seed: as of `measure`.
+        truth: (N,) finite, N >= 1.
+        weights: (N,) >= 0; None: 1 each.
+        groups: (N,) labels; rows of a group are resampled together. None: rows one by one.
+        cut: ratings from here up are good; None: the weighted median.
+        how: resamples and intervals.
 
     Raises:
-        InputError: other shapes, NaN or infinite values, a level out of range.
+        InputError: other shapes, NaN or infinite values, a measure that is none of `NAMES`.
     """
 
     def __init__(
@@ -455,39 +407,29 @@ class Comparison:
         weights: npt.ArrayLike | None = None,
         groups: npt.ArrayLike | None = None,
         cut: float | None = None,
-        level: float = 0.95,
-        resamples: int | None = None,
-        seed: int = 0,
+        how: Resampling = USUAL,
     ) -> None:
         wanted = np.asarray(truth, np.float64)
         self._names = [tuple(predictor.names) for predictor in predictors]
         unknown = [name for names in self._names for name in names if name not in NAMES]
-        if unknown or not 0 < level < 1:
-            raise InputError(f"no measure is named {unknown[0]!r}" if unknown else f"a level lies between 0 and 1, not {level}")
+        if unknown:
+            raise InputError(f"no measure is named {unknown[0]!r}")
         parts = [predictor.parts() for predictor in predictors]
         for one in (repetition for pair in parts for repetitions, _ in pair for repetition in repetitions):
             _checked(one, wanted)
         given = np.ones(wanted.size) if weights is None else np.asarray(weights, np.float64)
         if given.shape != wanted.shape or not (np.isfinite(given) & (given >= 0)).all():
             raise InputError(f"weights of shape {given.shape} do not fit {wanted.size} rows, or are negative or not finite")
-        numbers = (
-            np.arange(wanted.size) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1].reshape(-1)
-        )
+        numbers = np.arange(wanted.size) if groups is None else renumbered(groups)
         if numbers.shape != wanted.shape:
             raise InputError(f"groups of shape {numbers.shape} do not fit {wanted.size} rows")
-        self._num_rows, self._num_groups = wanted.size, int(numbers.max()) + 1 if wanted.size else 0
         self._cut = _weighted_median(wanted, given) if cut is None else cut
-        self._level = level
-        num_resamples = (usual_resamples(wanted.size) if resamples is None else resamples) if wanted.size else 0
-        if not wanted.size:
-            self._found = [np.full(NUM_MEASURES, np.nan) for _ in parts]
-            self._drawn = [np.empty((0, NUM_MEASURES)) for _ in parts]
-            return
+        self._level = how.level
         rated = _Truth.of(wanted)
         statistics = [_Repetitions.of_parts(pair, rated, self._cut) for pair in parts]
-        draws = GroupDraws(given[rated.order], numbers[rated.order], self._num_groups, seed)
-        self._found = [statistic.of(draws.weights[None])[0] for statistic in statistics]
-        self._drawn = resampled(statistics, draws, num_resamples)
+        self._draws = GroupDraws(given[rated.order], numbers[rated.order], how.seed)
+        self._found = [statistic.of(self._draws.weights[None])[0] for statistic in statistics]
+        self._drawn = resampled(statistics, self._draws, how.number)
 
     def measures(self, at: int) -> Measures:
         """Of a predictor."""
@@ -503,8 +445,8 @@ class Comparison:
         at = {name: NAMES.index(name) for name in names}
         values = {name: interval_of(float(found[place]), drawn[:, place], self._level) for name, place in at.items()}
         return Measures(
-            num_rows=self._num_rows,
-            num_groups=self._num_groups,
+            num_rows=self._draws.num_rows,
+            num_groups=self._draws.num_groups,
             level=self._level,
             num_resamples=len(drawn),
             cut=self._cut,
@@ -513,9 +455,7 @@ class Comparison:
 
 
 def _weighted_median(values: Doubles, weights: Doubles) -> float:
-    """The smallest value with at least half of the weight at or below it; NaN without rows."""
-    if not values.size:
-        return math.nan
+    """The smallest value with at least half of the weight at or below it."""
     order = np.argsort(values, kind="stable")
     at = int(np.searchsorted(np.cumsum(weights[order]), weights.sum() / 2))
     return float(values[order[min(at, values.size - 1)]])

@@ -30,24 +30,11 @@ Kind = Literal["mlp-linear", "mlp-relu"]
 
 WIDTHS = (1024, 128, 64, 16)
 DROPOUT = (0.2, 0.2, 0.1, 0.0)
+LEARNING_RATE, BATCH_ROWS, MOST_EPOCHS = 1e-3, 256, 50
+"""As published."""
+_PATIENCE = 5
+"""Epochs without a better one after which the training ends."""
 _READ_ROWS = 1 << 14
-
-
-@dataclass(frozen=True, kw_only=True)
-class MlpOptions:
-    """How the layers are trained.
-
-    Attributes:
-        learning_rate, batch_rows, most_epochs: as published.
-        patience: epochs without a better one after which it ends.
-        seed: of the first weights, dropout and the order of rows.
-    """
-
-    learning_rate: float = 1e-3
-    batch_rows: int = 256
-    most_epochs: int = 50
-    patience: int = 5
-    seed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,9 +75,11 @@ def fit_mlp(
     weights: Doubles | None,
     is_validation: npt.NDArray[np.bool_],
     kind: Kind,
-    options: MlpOptions | None = None,
+    *,
+    seed: int = 0,
+    most_epochs: int = MOST_EPOCHS,
 ) -> MlpFit:
-    """Train the layers. The same rows, options and number of threads give the same bits on one machine.
+    """Train the layers. The same rows, seed and number of threads give the same bits on one machine.
 
     Args:
         matrix: (M, D) float16, float32 or float64; may be memory-mapped. Copies of length 1 of `rows` are held as float32.
@@ -99,14 +88,14 @@ def fit_mlp(
         weights: (N,) >= 0; None: 1 each.
         is_validation: (N,) which of them choose the epoch; whole groups (`folds.held_out`).
         kind: "mlp-linear" or "mlp-relu".
-        options: None: as published.
+        seed: of the first weights, dropout and the order of rows.
+        most_epochs: after which it ends at the latest.
 
     Raises:
         InputError: no rows on one side, ratings that are all the same, training that diverged.
     """
     import torch
 
-    chosen = options or MlpOptions()
     given = np.ones(len(rows)) if weights is None else weights
     for part, what in ((~is_validation, "to train on"), (is_validation, "to choose the epoch with")):
         if not (part & (given > 0)).any():
@@ -121,10 +110,10 @@ def fit_mlp(
     wanted = torch.from_numpy(((targets - centre) / deviation).astype(np.float32))
     votes = torch.from_numpy((given / given[~is_validation].mean()).astype(np.float32))
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(chosen.seed)
+        torch.manual_seed(seed)
         module = layers_of(kind, matrix.shape[1])
         train, validation = (torch.from_numpy(np.flatnonzero(part)) for part in (~is_validation, is_validation))
-        best_epoch, errors, state = _trained(module, unit, wanted, votes, train, validation, chosen)
+        best_epoch, errors, state = _trained(module, unit, wanted, votes, train, validation, most_epochs)
     if state is None:
         raise InputError("the training diverged: its errors are not finite; use ridge, or a smaller learning rate")
     module.load_state_dict(state)
@@ -142,18 +131,18 @@ def _trained(
     votes: torch.Tensor,
     train: torch.Tensor,
     validation: torch.Tensor,
-    options: MlpOptions,
+    most_epochs: int,
 ) -> tuple[int, list[float], dict[str, Any] | None]:
     """The best epoch, the validation error after each, and the best weights."""
     import torch
 
-    optimiser = torch.optim.Adam(module.parameters(), lr=options.learning_rate)
+    optimiser = torch.optim.Adam(module.parameters(), lr=LEARNING_RATE)
     best, best_epoch, state, errors = math.inf, 0, None, []
-    for epoch in range(1, options.most_epochs + 1):
+    for epoch in range(1, most_epochs + 1):
         module.train()
         order = train[torch.randperm(len(train))]
-        for start in range(0, len(order), options.batch_rows):
-            rows = order[start : start + options.batch_rows]
+        for start in range(0, len(order), BATCH_ROWS):
+            rows = order[start : start + BATCH_ROWS]
             optimiser.zero_grad()
             loss = (votes[rows] * (module(unit[rows]).squeeze(1) - wanted[rows]) ** 2).mean()
             loss.backward()
@@ -161,7 +150,7 @@ def _trained(
         errors.append(_error(module, unit, wanted, votes, validation))
         if errors[-1] < best:
             best, best_epoch, state = errors[-1], epoch, copy.deepcopy(module.state_dict())
-        elif epoch - best_epoch >= options.patience:
+        elif epoch - best_epoch >= _PATIENCE:
             break
     return best_epoch, errors, state
 

@@ -9,20 +9,17 @@ them by the noise.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from beholder.errors import InputError
-from beholder.train.measures import Interval, interval_of, measured_once
+from beholder.train.measures import Interval, Intervals, interval_of, measured_once
 from beholder.train.pair_measures import PairDraws, PairGroups
-from beholder.train.resampling import GroupDraws, resampled, usual_resamples
-
-Doubles = npt.NDArray[np.float64]
-Rows = npt.NDArray[np.int64]
+from beholder.train.resampling import USUAL, GroupDraws, Resampling, resampled
+from beholder.train.rows import Doubles, Rows, renumbered
 
 FEW_REPEATED = 20
 """Fewer pairs with several votes than these say nothing of how often votes agree."""
@@ -33,93 +30,46 @@ SUSPICIOUS = 3.0
 """Residuals of this many standard deviations and more are worth another look."""
 UNLIKELY = 0.02
 """Marks that had a smaller chance are, too."""
+MOST_SUSPICIOUS = 100
+"""So many ratings are listed at most."""
 
 
-@dataclass(frozen=True)
-class MeanRatings:
-    """Mean ratings with the noise of each.
+def from_deviations(deviations: Doubles, counts: Doubles) -> Doubles:
+    """From (N,) standard deviations between raters (with n - 1) and counts: (N,) the variance of each mean about the true one.
 
-    Attributes:
-        means: (N,) float64, NaN where a picture has no rating.
-        variances: (N,) float64, of each mean about the true one, in squared units; NaN where nothing tells.
-        counts: (N,) float64, ratings behind each.
+    It is deviation^2 / count; NaN where a mean is of one rating.
     """
-
-    means: Doubles
-    variances: Doubles
-    counts: Doubles
+    return np.where(counts > 1, deviations**2 / np.maximum(counts, 1), math.nan)
 
 
-def from_deviations(means: npt.ArrayLike, deviations: npt.ArrayLike, counts: npt.ArrayLike) -> MeanRatings:
-    """From (N,) means, standard deviations between raters (with n - 1), and counts: variance of a mean = deviation^2 / count.
+def from_histograms(votes: Doubles, values: Doubles) -> Doubles:
+    """From (N, K) counts of votes >= 0 for K values, (K,): (N,) the variance of each mean, with n - 1 over n.
 
-    Raises:
-        InputError: negative deviations, or counts that are not positive where there is a mean.
+    One vote tells no variance, NaN.
     """
-    mean, deviation, count = (np.asarray(values, np.float64) for values in (means, deviations, counts))
-    if not mean.shape == deviation.shape == count.shape:
-        raise InputError(f"means {mean.shape}, deviations {deviation.shape} and counts {count.shape} must be equally many")
-    rated = np.isfinite(mean)
-    if (deviation[rated] < 0).any() or not (count[rated] > 0).all():
-        raise InputError("standard deviations are numbers >= 0, and counts of ratings numbers > 0")
-    return MeanRatings(mean, np.where(count > 1, deviation**2 / np.maximum(count, 1), math.nan), count)
-
-
-def from_histograms(histograms: npt.ArrayLike, values: npt.ArrayLike) -> MeanRatings:
-    """From (N, K) counts of votes for K values, (K,): mean, variance with n - 1 over n; one vote tells no variance.
-
-    Raises:
-        InputError: negative or infinite counts.
-    """
-    votes, scale = np.asarray(histograms, np.float64), np.asarray(values, np.float64)
-    if votes.ndim != 2 or scale.shape != votes.shape[1:]:
-        raise InputError(
-            f"histograms of shape {votes.shape} need {votes.shape[-1] if votes.ndim else 0} values, not {scale.shape}"
-        )
-    if not (np.isfinite(votes) & (votes >= 0)).all():
-        raise InputError("votes of a histogram are numbers >= 0")
     counts = votes.sum(axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        means = votes @ scale / counts
-        squares = np.einsum("ij,ij->i", votes, (scale[None, :] - means[:, None]) ** 2)
-        variances = np.where(counts > 1, squares / (counts - 1) / counts, math.nan)
-    return MeanRatings(np.where(counts > 0, means, math.nan), variances, counts)
+        means = votes @ values / counts
+        squares = np.einsum("ij,ij->i", votes, (values[None, :] - means[:, None]) ** 2)
+        return np.where(counts > 1, squares / (counts - 1) / counts, math.nan)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Ceiling:
+class Ceiling(Intervals):
     """What a predictor that knew the truth would reach against these ratings, with bootstrap intervals.
 
-    Attributes:
-        num_rows: ratings that it is from; of pairs, pairs with several votes.
-        num_groups: what was resampled; level: of the intervals; num_resamples: that they are from.
-        values: by name. Of ratings: `reliability`, the share of their variance that is not noise, 0 to 1; the measures `plcc`,
-            `srcc`, `kendall`, `pair_accuracy`, `mae` and `rmse`. Of pairs `pair_accuracy` alone. NaN where it is not defined.
+    Rows are ratings that it is from; of pairs, pairs with several votes. Values of ratings: `reliability`, the share of their
+    variance that is not noise, 0 to 1; the measures `plcc`, `srcc`, `kendall`, `pair_accuracy`, `mae` and `rmse`. Of pairs
+    `pair_accuracy` alone. NaN where it is not defined.
     """
-
-    num_rows: int
-    num_groups: int
-    level: float
-    num_resamples: int
-    values: Mapping[str, Interval]
-
-    def __getitem__(self, name: str) -> Interval:
-        return self.values[name]
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON-ready record; what is not defined is None."""
-        record = {name: getattr(self, name) for name in ("num_rows", "num_groups", "level", "num_resamples")}
-        return {**record, "values": {name: interval.to_json() for name, interval in self.values.items()}}
 
 
 def noise_ceiling(
-    ratings: MeanRatings,
+    means: Doubles,
+    variances: Doubles,
     *,
-    weights: npt.ArrayLike | None = None,
+    weights: Doubles | None = None,
     groups: npt.ArrayLike | None = None,
-    level: float = 0.95,
-    resamples: int | None = None,
-    seed: int = 0,
+    how: Resampling = USUAL,
 ) -> Ceiling | None:
     """The ceiling of mean ratings, or None where nothing tells their noise.
 
@@ -130,30 +80,26 @@ def noise_ceiling(
     are percentiles over resamples of groups; those of rank measures are what the ends of the reliability's give.
 
     Args:
-        ratings: at least two of them with a variance.
+        means: (N,) ratings.
+        variances: (N,) of each mean about the true one, in squared units; NaN where nothing tells.
         weights: (N,) of the rows, as the measures have them; None: 1 each.
-        groups: (N,) whole numbers; rows of a group are resampled together. None: rows one by one.
-        level: of the intervals, in (0, 1).
-        resamples: as of `measures.measure`.
-        seed: of the simulation and the resamples.
+        groups: (N,) labels; rows of a group are resampled together. None: rows one by one.
+        how: resamples and intervals; its seed is that of the simulation as well.
     """
-    known = np.isfinite(ratings.means) & np.isfinite(ratings.variances)
-    given = np.ones(len(known)) if weights is None else np.asarray(weights, np.float64)
-    known &= given > 0
-    means, variances, given = ratings.means[known], ratings.variances[known], given[known]
+    given = np.ones(len(means)) if weights is None else weights
+    known = np.isfinite(means) & np.isfinite(variances) & (given > 0)
+    means, variances, given = means[known], variances[known], given[known]
     if len(means) < 2:
         return None
     noise = _Noise(means - means.mean(), variances, given)
     found = noise.of(given[None])[0]
     if not np.isfinite(found).all():
         return None
-    numbers = np.arange(len(means)) if groups is None else np.unique(np.asarray(groups)[known], return_inverse=True)[1]
-    draws = GroupDraws(given, numbers.reshape(-1), int(numbers.max()) + 1, seed)
-    num_resamples = usual_resamples(len(means)) if resamples is None else resamples
-    (drawn,) = resampled([noise], draws, num_resamples)
-    reliability, mae, rmse = (interval_of(float(found[at]), drawn[:, at], level) for at in range(noise.size))
+    draws = GroupDraws(given, np.arange(len(means)) if groups is None else renumbered(np.asarray(groups)[known]), how.seed)
+    (drawn,) = resampled([noise], draws, how.number)
+    reliability, mae, rmse = (interval_of(float(found[at]), drawn[:, at], how.level) for at in range(noise.size))
     ends = [
-        _simulated(means, variances, float(np.average(means, weights=given)), one, given, seed)
+        _simulated(means, variances, float(np.average(means, weights=given)), one, given, how.seed)
         for one in (reliability.value, reliability.low, reliability.high)
     ]
     ranks = {name: Interval(*(end[name] for end in ends)) for name in _SIMULATED}
@@ -161,8 +107,8 @@ def noise_ceiling(
     return Ceiling(
         num_rows=len(means),
         num_groups=draws.num_groups,
-        level=level,
-        num_resamples=num_resamples,
+        level=how.level,
+        num_resamples=len(drawn),
         values={"reliability": reliability, "plcc": plcc, **ranks, "mae": mae, "rmse": rmse},
     )
 
@@ -247,22 +193,17 @@ def suspicious_ratings(
     ratings: npt.ArrayLike,
     predictions: npt.ArrayLike,
     variances: npt.ArrayLike | None = None,
-    *,
-    least: float = SUSPICIOUS,
-    most: int = 100,
 ) -> Suspicious:
-    """Ratings that predictions made without them contradict most.
+    """Ratings that predictions made without them contradict most, by at least `SUSPICIOUS` standard deviations.
 
-    A residual is expected to vary by the noise of its rating and by the head's own error, which is what the median of the
-    squared residuals leaves (it is not moved by the few that are wrong). Picture by picture that is more for a rating of three
-    votes than for one of three hundred.
+    At most `MOST_SUSPICIOUS` of them. A residual is expected to vary by the noise of its rating and by the head's own error,
+    which is what the median of the squared residuals leaves (it is not moved by the few that are wrong). Picture by picture
+    that is more for a rating of three votes than for one of three hundred.
 
     Args:
         ratings: (N,); NaN where there is none.
         predictions: (N,), of fits without the row, or (R, N) of R repetitions, of which the mean is taken.
         variances: (N,) of each rating; None or NaN: all the same.
-        least: standard deviations from which a rating is listed.
-        most: at most so many.
     """
     given = np.asarray(ratings, np.float64)
     guessed = np.atleast_2d(np.asarray(predictions, np.float64)).mean(axis=0)
@@ -275,29 +216,25 @@ def suspicious_ratings(
     expected = np.sqrt(noise + own)
     deviations = np.divide(residuals, expected, out=np.zeros_like(residuals), where=usable & (expected > 0))
     order = np.argsort(-np.abs(deviations), kind="stable")
-    listed = order[np.abs(deviations[order]) >= least][:most]
+    listed = order[np.abs(deviations[order]) >= SUSPICIOUS][:MOST_SUSPICIOUS]
     return Suspicious(listed.astype(np.int64), residuals[listed], deviations[listed])
 
 
-def suspicious_marks(
-    marks: npt.ArrayLike, predictions: npt.ArrayLike, *, chance: float = UNLIKELY, most: int = 100
-) -> Suspicious:
-    """Marks (keep 1, drop 0) that predictors made without them gave a smaller chance than `chance`, least likely first.
+def suspicious_marks(marks: npt.ArrayLike, predictions: npt.ArrayLike) -> Suspicious:
+    """Marks (keep 1, drop 0) that predictors made without them gave a smaller chance than `UNLIKELY`, least likely first.
 
-    Deviations are Pearson's residuals, (mark - p) / sqrt(p (1 - p)).
+    At most `MOST_SUSPICIOUS` of them. Deviations are Pearson's residuals, (mark - p) / sqrt(p (1 - p)).
 
     Args:
         marks: (N,) 0 or 1; NaN where there is none.
         predictions: (N,) chances of a keep, of fits without the row, or (R, N) of R repetitions, of which the mean is taken.
-        chance: of the mark that was made.
-        most: at most so many.
     """
     given = np.asarray(marks, np.float64)
     chances = np.atleast_2d(np.asarray(predictions, np.float64)).mean(axis=0)
     residuals = given - chances
     sizes = np.where(np.isfinite(residuals), np.abs(residuals), 0.0)
     order = np.argsort(-sizes, kind="stable")
-    listed = order[sizes[order] > 1 - chance][:most]
+    listed = order[sizes[order] > 1 - UNLIKELY][:MOST_SUSPICIOUS]
     spreads = np.sqrt(np.maximum(chances[listed] * (1 - chances[listed]), np.finfo(np.float64).tiny))
     return Suspicious(listed.astype(np.int64), residuals[listed], residuals[listed] / spreads)
 
@@ -326,9 +263,7 @@ def pair_ceiling(
     votes: npt.ArrayLike | None = None,
     *,
     groups: npt.ArrayLike | None = None,
-    level: float = 0.95,
-    resamples: int | None = None,
-    seed: int = 0,
+    how: Resampling = USUAL,
 ) -> Ceiling | None:
     """Most of the untied votes on pairs that an order could predict, 0.5 to 1; None where no pair has two votes.
 
@@ -343,9 +278,7 @@ def pair_ceiling(
         targets: (P,) 1 where the left one is better, 0 where the right one is; others, ties, are left out.
         votes: (P,) votes for it; None: 1 each.
         groups: the group of each picture, by its number: what is resampled together; None: each by itself.
-        level: of the interval, in (0, 1).
-        resamples: as of `measures.measure`.
-        seed: as of `measures.measure`.
+        how: resamples and intervals.
     """
     sides = np.stack([np.asarray(left, np.int64), np.asarray(right, np.int64)], axis=1)
     wanted = np.asarray(targets, np.float64)
@@ -364,17 +297,16 @@ def pair_ceiling(
     m, k = np.asarray(total[several], np.float64), np.asarray(for_low[several], np.float64)
     agreement = _Agreement((k * (k - 1) + (m - k) * (m - k - 1)) / (m * (m - 1)))
     numbers = pairs[several] if groups is None else np.asarray(groups, np.int64)[pairs[several]]
-    draws = PairDraws(m, PairGroups.of(numbers), seed)
+    draws = PairDraws(m, PairGroups.of(numbers), how.seed)
     is_enough = len(m) >= FEW_REPEATED
-    num_resamples = (usual_resamples(len(m)) if resamples is None else resamples) if is_enough else 0
     value = float(agreement.of(m[None])[0, 0]) if is_enough else math.nan
-    (drawn,) = resampled([agreement], draws, num_resamples)
+    (drawn,) = resampled([agreement], draws, how.number if is_enough else 0)
     return Ceiling(
         num_rows=len(m),
         num_groups=draws.groups.num_groups,
-        level=level,
-        num_resamples=num_resamples,
-        values={"pair_accuracy": interval_of(value, drawn[:, 0], level)},
+        level=how.level,
+        num_resamples=len(drawn),
+        values={"pair_accuracy": interval_of(value, drawn[:, 0], how.level)},
     )
 
 

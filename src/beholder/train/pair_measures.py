@@ -16,26 +16,24 @@ import numpy.typing as npt
 
 from beholder.errors import InputError
 from beholder.train.measures import Interval, Measures, interval_of
-from beholder.train.resampling import resampled, times_drawn, usual_resamples
-
-Doubles = npt.NDArray[np.float64]
-Rows = npt.NDArray[np.int64]
+from beholder.train.resampling import USUAL, Resampling, resampled, times_drawn
+from beholder.train.rows import Doubles, Rows, renumbered
 
 
 class PairComparison:
     """Predictors of pairs; a pair whose two pictures a predictor gives the same score counts half.
 
     Args:
-        guesses: (P,) each, finite: above 0 where the left picture is predicted to be the better one, 0 for a tie.
+        guesses: (P,) each, P >= 1, finite: above 0 where the left picture is predicted to be the better one, 0 for a tie.
         targets: (P,) 1 where the left one was found better, 0 where the right one; between them the larger side is meant, and
             the pair's weight is reduced to |2 target - 1|, so that ties (0.5) have none.
         votes: (P,) >= 0 of each pair; None: 1 each.
         groups: (P, 2) whole numbers, the group of each pair's left and right picture: what is resampled together. None: no
             two pairs share a picture.
-        level, resamples, seed: as of `measures.measure`.
+        how: resamples and intervals.
 
     Raises:
-        InputError: other shapes, NaN or infinite values, a level out of range.
+        InputError: other shapes, NaN or infinite values.
     """
 
     def __init__(
@@ -45,9 +43,7 @@ class PairComparison:
         *,
         votes: npt.ArrayLike | None = None,
         groups: npt.ArrayLike | None = None,
-        level: float = 0.95,
-        resamples: int | None = None,
-        seed: int = 0,
+        how: Resampling = USUAL,
     ) -> None:
         signs = 2 * np.asarray(targets, np.float64) - 1
         num_pairs = len(signs)
@@ -58,16 +54,18 @@ class PairComparison:
             raise InputError(f"guesses, votes and groups of pairs do not fit {num_pairs} pairs")
         if not (np.isfinite(weights) & (weights >= 0)).all() or not all(np.isfinite(one).all() for one in guessed):
             raise InputError("cannot compare pairs with NaN, infinite or negative votes, or NaN or infinite scores")
-        if not 0 < level < 1:
-            raise InputError(f"a level lies between 0 and 1, not {level}")
         right = np.array([(1 + np.sign(one) * np.sign(signs)) / 2 for one in guessed]).reshape(len(guessed), num_pairs)
         drawn_as = PairGroups.of(sides)
-        num_resamples = (usual_resamples(num_pairs) if resamples is None else resamples) if num_pairs else 0
         shares = _Shares(right)
         self._found = shares.of(weights[None])[0]
-        self._drawn = resampled([shares], PairDraws(weights, drawn_as, seed), num_resamples)[0]
+        self._drawn = resampled([shares], PairDraws(weights, drawn_as, how.seed), how.number)[0]
         self._told = Measures(
-            num_rows=num_pairs, num_groups=drawn_as.num_groups, level=level, num_resamples=num_resamples, cut=0.5, values={}
+            num_rows=num_pairs,
+            num_groups=drawn_as.num_groups,
+            level=how.level,
+            num_resamples=len(self._drawn),
+            cut=0.5,
+            values={},
         )
 
     def measures(self, at: int) -> Measures:
@@ -106,19 +104,19 @@ class PairGroups:
 
     def __init__(self, sides: Rows) -> None:
         self.sides = sides
-        self.num_groups = int(sides.max()) + 1 if sides.size else 0
+        self.num_groups = int(sides.max()) + 1
 
     @classmethod
     def of(cls, groups: npt.ArrayLike) -> PairGroups:
         """From the group of each pair's left and right picture; groups that are compared with each other alone become one."""
-        numbers = np.unique(np.asarray(groups, np.int64), return_inverse=True)[1].reshape(-1, 2).astype(np.int64)
-        low, high = numbers.min(axis=1, initial=1 << 62), numbers.max(axis=1, initial=0)
+        numbers = renumbered(groups)
+        low, high = numbers.min(axis=1), numbers.max(axis=1)
         edges = np.unique(np.stack([low, high], axis=1)[low != high], axis=0)
-        partners = np.bincount(edges.reshape(-1), minlength=int(numbers.max()) + 1 if numbers.size else 0)
+        partners = np.bincount(edges.reshape(-1), minlength=int(numbers.max()) + 1)
         alone = edges[(partners[edges] == 1).all(axis=1)]
         joined = np.arange(len(partners))
         joined[alone[:, 1]] = alone[:, 0]
-        return cls(np.unique(joined[numbers], return_inverse=True)[1].reshape(-1, 2).astype(np.int64))
+        return cls(renumbered(joined[numbers]))
 
     def times(self, seed: int, resample: int) -> Rows:
         """(P,) how often each pair is drawn: the product of the times of its two pictures' groups, of one group its times."""

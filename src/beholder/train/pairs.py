@@ -17,7 +17,17 @@ from beholder.train.measures import Beside, Measures
 from beholder.train.noise import Ceiling, pair_ceiling
 from beholder.train.pair_measures import PairComparison
 from beholder.train.public import scores_of
-from beholder.train.rows import Doubles, Matrix, Rows, checked_matrix, checked_series, checked_weights, unit_rows, usable_rows
+from beholder.train.rows import (
+    Doubles,
+    Matrix,
+    Rows,
+    checked_matrix,
+    checked_series,
+    checked_weights,
+    names_of_rows,
+    unit_rows,
+    usable_rows,
+)
 from beholder.train.training import TrainOptions
 
 LEAST_PAIRS = 4
@@ -90,7 +100,7 @@ def train_on_pairs(embeddings: Matrix, pairs: Pairs, options: TrainOptions | Non
     measures, beside, missing = _compared(data, predictions, tested, chosen)
     ceiling = pair_ceiling(
         data.one, data.other, data.targets, data.votes,
-        groups=data.groups, level=chosen.level, resamples=chosen.resamples, seed=chosen.seed,
+        groups=data.groups, how=chosen.resampling,
     )  # fmt: skip
     record = {
         **chosen.to_json(PAIRS_METHOD),
@@ -189,7 +199,7 @@ class _Data:
 
     def names(self) -> list[str]:
         """The samples of the pictures, or their numbers."""
-        return [str(row) if self.samples is None else self.samples[row] for row in self.usable.tolist()]
+        return names_of_rows(self.samples, self.usable)
 
 
 def _compared(
@@ -204,9 +214,7 @@ def _compared(
         data.targets[tested],
         votes=data.votes[tested],
         groups=np.stack([data.groups[data.one], data.groups[data.other]], axis=1)[tested],
-        level=options.level,
-        resamples=options.resamples,
-        seed=options.seed,
+        how=options.resampling,
     )
     beside = [
         Beside(name=rival.name, measures=compared.measures(at), difference=compared.difference(0, at))

@@ -13,12 +13,13 @@ from beholder.models import catalog
 from beholder.models.backbones import same_backbone
 from beholder.models.heads import Head, load_head
 from beholder.train.logistic import chances, fit_logistic
+from beholder.train.rows import Doubles, Rows
 
-Doubles = npt.NDArray[np.float64]
 NO_TOWER = (
     "nobody says which tower the embeddings are of, so no public head can be compared: a stamp (beholder.json) beside them "
     "would, or beholder train --backbone"
 )
+_SCORED_ROWS = 1 << 16
 
 
 def public_heads(backbone: str | None, dim: int, *, offline: bool | None = None) -> tuple[list[Head], list[str]]:
@@ -42,14 +43,15 @@ def public_heads(backbone: str | None, dim: int, *, offline: bool | None = None)
     return found, missing
 
 
-def scores_of(head: Head, matrix: npt.NDArray[Any], rows: npt.NDArray[np.int64], step: int = 1 << 16) -> Doubles:
+def scores_of(head: Head, matrix: npt.NDArray[Any], rows: Rows) -> Doubles:
     """Scores of some rows of a matrix, (n,) float64."""
-    parts = [head.score(np.asarray(matrix[rows[at : at + step]])).astype(np.float64) for at in range(0, len(rows), step)]
+    pieces = (rows[at : at + _SCORED_ROWS] for at in range(0, len(rows), _SCORED_ROWS))
+    parts = [head.score(np.asarray(matrix[some])).astype(np.float64) for some in pieces]
     return np.concatenate(parts) if parts else np.empty(0)
 
 
 @dataclass(frozen=True)
-class ScaleMap:
+class RatingMap:
     """From a head's scores to ratings, or to chances of a keep: `middle + slope * (score - centre)`, of chances as log odds."""
 
     centre: float
@@ -68,19 +70,21 @@ class ScaleMap:
         return self.middle - self.slope * self.centre
 
 
-def on_the_scale(scores: Doubles, targets: Doubles, weights: Doubles, *, is_marks: bool) -> ScaleMap:
+def on_the_scale(scores: Doubles, targets: Doubles, weights: Doubles, *, is_marks: bool) -> RatingMap:
     """A map from a head's scores to ratings by a straight line, or to chances by a logistic curve, fitted to these rows.
 
     A head on a scale of 1 to 10 cannot be blamed for missing ratings of 1 to 5; this asks how well it does apart from that.
-    Where all scores are the same it is the mean of the targets, whatever the score.
+    Where all scores or all targets are the same it is the mean of the targets, whatever the score.
     """
     centre, spread = float(np.average(scores, weights=weights)), float(scores.std())
+    if np.ptp(targets) == 0:
+        return RatingMap(centre, 0.0, float(targets[0]), is_marks=False)
     if spread == 0:
-        return ScaleMap(centre, 0.0, float(np.average(targets, weights=weights)), is_marks=False)
+        return RatingMap(centre, 0.0, float(np.average(targets, weights=weights)), is_marks=False)
     scaled = (scores - centre) / spread
     if is_marks:
         fit = fit_logistic(scaled[:, None], targets, weights, strength=1e-4)
-        return ScaleMap(centre, float(fit.weight[0]) / spread, float(fit.bias), is_marks=True)
+        return RatingMap(centre, float(fit.weight[0]) / spread, float(fit.bias), is_marks=True)
     mean = float(np.average(targets, weights=weights))
     slope = float(np.average(scaled * (targets - mean), weights=weights) / np.average(scaled**2, weights=weights))
-    return ScaleMap(centre, slope / spread, mean, is_marks=False)
+    return RatingMap(centre, slope / spread, mean, is_marks=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,11 +18,11 @@ from beholder.train.pairs import Pairs
 from beholder.train.ratings.findings import number_of
 from beholder.train.ratings.layout import PairsLayout, layout_of
 from beholder.train.ratings.options import RatingsOptions
-from beholder.train.ratings.ratings import Numbers, Ratings
+from beholder.train.ratings.ratings import Floats, Numbers, Ratings
+from beholder.train.ratings.rows import mask_of
 from beholder.train.ratings.tables import CSV, JSON, PARQUET, RatingTable, file_table, names_of, objects_table, read_json
 from beholder.train.training import RowRatings
 
-Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[Any]
 
 FOLDER = "folder"
@@ -50,7 +50,7 @@ def rated_rows(
     return RowRatings(
         values=ratings.values[places],
         variances=None if variances is None else variances[places],
-        weights=None if ratings.counts is None or ratings.kind == "pairs" else ratings.counts[places],
+        weights=None if ratings.counts is None else ratings.counts[places],
         groups=[labels[places] for labels in groups],
         balance=None if balance is None else balance[places],
         samples=samples,
@@ -107,14 +107,14 @@ def ratings_record(ratings: Ratings, file: str, num_matched: int, ways: Mapping[
 def variances_of(ratings: Ratings) -> Floats | None:
     """(N,) variance of each mean about the true one, NaN where nothing tells; None where nothing does for any."""
     if ratings.histogram is not None and ratings.levels is not None:
-        return noise.from_histograms(ratings.histogram, ratings.levels).variances
+        return noise.from_histograms(ratings.histogram, ratings.levels)
     if ratings.kind in ("pairs", "decisions") or ratings.counts is None:
         return None
     if ratings.reliability is not None:
         return np.asarray(ratings.reliability.within / ratings.counts)
     if ratings.deviations is None:
         return None
-    return noise.from_deviations(ratings.values, np.nan_to_num(ratings.deviations), ratings.counts).variances
+    return noise.from_deviations(np.nan_to_num(ratings.deviations), ratings.counts)
 
 
 def folders_of(names: Sequence[str]) -> Labels:
@@ -158,7 +158,7 @@ def labels_of(column: str, ratings: Ratings, path: str, options: RatingsOptions,
     names, labels = names.filter(known), labels.filter(known)
     at = pc.index_in(ratings.samples, value_set=names)
     first = labels.take(pc.index_in(names, value_set=names))
-    differs = pc.and_(pc.not_equal(labels, first), pc.is_in(names, value_set=ratings.samples)).to_numpy(zero_copy_only=False)
+    differs = mask_of(pc.and_(pc.not_equal(labels, first), pc.is_in(names, value_set=ratings.samples)))
     if differs.any():
         row = int(np.flatnonzero(differs)[0])
         count = pc.count_distinct(names.filter(pa.array(differs))).as_py()
@@ -180,7 +180,13 @@ def _table_of(path: str) -> RatingTable | None:
     return file_table(path) if suffix.endswith((*CSV, *PARQUET)) else None
 
 
-def names_at(ratings: Ratings, places: Numbers) -> list[str]:
-    """The pictures' names, as the ratings have them."""
-    found: list[str] = ratings.samples.take(pa.array(places)).to_pylist()
-    return found
+def values_at(pieces: Iterable[pa.ChunkedArray], rows: Numbers) -> pa.ChunkedArray:
+    """Values at rows, which ascend, of a column that comes in pieces (of a score set, `ScoreSet.samples` and `batches`)."""
+    found: list[pa.ChunkedArray] = []
+    first = 0
+    for piece in pieces:
+        low, high = np.searchsorted(rows, [first, first + len(piece)])
+        if high > low:
+            found.append(piece.take(pa.array(rows[low:high] - first)))
+        first += len(piece)
+    return pa.chunked_array([chunk for piece in found for chunk in piece.chunks], None if found else pa.null())

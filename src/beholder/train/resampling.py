@@ -9,16 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from beholder.errors import InputError
 from beholder.kernels.agreement import LANES, count_draws, weigh_rows
+from beholder.train.rows import Doubles, Rows
 from beholder.train.threads import usable_threads
 
-Doubles = npt.NDArray[np.float64]
-Rows = npt.NDArray[np.int64]
 Times = npt.NDArray[np.int32]
 
 RESAMPLES, RESAMPLES_OF_MANY, MANY_ROWS = 1000, 300, 20_000
@@ -27,6 +28,29 @@ _MOST_BYTES = 1 << 30
 """That all threads together hold of resamples."""
 _BYTES_A_ROW = 8 * (3 * LANES + 4)
 """That a thread holds of each row: weights of `LANES` resamples, three times, and what is counted of one."""
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """How intervals are made.
+
+    Attributes:
+        level: of the intervals, in (0, 1).
+        number: resamples that they are from; None: 1,000, of more than 20,000 rows 300; 0: no intervals.
+        seed: what resamples are drawn from; the same ones for any number of threads.
+    """
+
+    level: float = 0.95
+    number: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises InputError for a level out of range."""
+        if not 0 < self.level < 1:
+            raise InputError(f"a level lies between 0 and 1, not {self.level}")
+
+
+USUAL = Resampling()
 
 
 class Statistic(Protocol):
@@ -53,17 +77,21 @@ class Draws(Protocol):
 
 @dataclass(frozen=True)
 class GroupDraws:
-    """Rows with weights (N,), of which those of a group (N,) from 0 to `num_groups` - 1 are drawn together."""
+    """Rows with weights (N,), of which those of a group (N,), numbers from 0 without gaps, are drawn together."""
 
     weights: Doubles
     groups: Rows
-    num_groups: int
     seed: int
 
     @property
     def num_rows(self) -> int:
         """N."""
         return len(self.weights)
+
+    @cached_property
+    def num_groups(self) -> int:
+        """Groups that are drawn from."""
+        return int(self.groups.max()) + 1 if len(self.groups) else 0
 
     def weigh(self, number: int, out: Doubles) -> None:
         """Write the weights of the rows in a resample, (N,)."""
@@ -77,13 +105,10 @@ def times_drawn(num_groups: int, seed: int, number: int) -> Times:
     return times
 
 
-def usual_resamples(num_rows: int) -> int:
-    """How many resamples an interval is from where nothing else is asked for."""
-    return RESAMPLES if num_rows <= MANY_ROWS else RESAMPLES_OF_MANY
-
-
-def resampled(statistics: Sequence[Statistic], draws: Draws, num_resamples: int) -> list[Doubles]:
-    """(B, K) of each statistic, of the same B resamples."""
+def resampled(statistics: Sequence[Statistic], draws: Draws, number: int | None) -> list[Doubles]:
+    """(B, K) of each statistic, of the same B resamples; None: as many as `Resampling` says."""
+    usual = RESAMPLES if draws.num_rows <= MANY_ROWS else RESAMPLES_OF_MANY
+    num_resamples = usual if number is None else number
     found = [np.empty((num_resamples, one.size)) for one in statistics]
     if not num_resamples or not statistics:
         return found

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from beholder.errors import InputError
-from beholder.train.linear import LinearFit, Prior, reduced, widened
+from beholder.train.linear import LinearFit, Prior, half_way, reduced, widened
 from beholder.train.rows import BLOCK_ROWS, Doubles, RatedBlock, Rows, check_statuses, fill_design, residuals_of, unit_rows
 from beholder.train.threads import in_order
 
@@ -207,7 +207,6 @@ class Solution:
     deviations: Doubles
     prior_scales: Doubles
     _x_mean: Doubles
-    _y_mean: float
     _total: float
     _values: Doubles
     _vectors: Doubles
@@ -287,7 +286,6 @@ def solve(sums: Sums, strengths: Sequence[float] | Doubles, prior: Prior | None 
         deviations,
         scales,
         x_mean,
-        y_mean,
         sums.total,
         values,
         vectors,
@@ -498,7 +496,7 @@ def fit_sums(
     Args:
         folds: at least two with rows where a strength is to be chosen.
         strength: given, >= 0; None: the best of `strengths` by folds left out, then of those half way to its neighbours.
-        strengths: those tried, strongest first.
+        strengths: those tried, > 0, strongest first; at least two.
         prior: what is shrunk towards.
     """
     whole = added(folds)
@@ -506,13 +504,8 @@ def fit_sums(
     chosen = strength
     if chosen is None:
         errors = dict(zip(strengths, fold_errors(folds, strengths, prior).tolist(), strict=True))
-        best, tried = min(errors, key=errors.__getitem__), list(errors)
-        at = tried.index(best)
-        between = [
-            float(np.sqrt(best * tried[near])) for near in (at - 1, at + 1) if 0 <= near < len(tried) and tried[near] > 0
-        ]
-        if between and best > 0:
-            errors.update(zip(between, fold_errors(folds, between, prior).tolist(), strict=True))
+        between = half_way(errors)
+        errors.update(zip(between, fold_errors(folds, between, prior).tolist(), strict=True))
         chosen = min(errors, key=errors.__getitem__)
     solution = solve(whole, [chosen], prior)
     found = LinearFit(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,6 +79,17 @@ def checked_weights(values: Any, num_rows: int) -> Doubles:
         row = int(np.flatnonzero(bad)[0])
         raise InputError(f"weight {row} is {weights[row]:g}: weights are numbers >= 0; {int(bad.sum())} of {num_rows} are not")
     return weights
+
+
+def renumbered(labels: npt.ArrayLike) -> Rows:
+    """Labels of any shape -> int64 numbers from 0 without gaps in their place, in the order of the labels."""
+    given = np.asarray(labels)
+    return np.unique(given, return_inverse=True)[1].reshape(given.shape).astype(np.int64)
+
+
+def names_of_rows(samples: Sequence[str] | None, rows: Rows) -> list[str]:
+    """The samples of some rows, or their numbers where there are none."""
+    return [str(row) if samples is None else samples[row] for row in rows.tolist()]
 
 
 def fill_design(

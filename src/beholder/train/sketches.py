@@ -44,6 +44,11 @@ class Sketched:
     dim: int
     backbone: str | None
 
+    @classmethod
+    def whole(cls, sketches: Sketches, dim: int, backbone: str | None) -> Sketched:
+        """Of pictures that all have an embedding."""
+        return cls(sketches=sketches, has_one=np.ones(len(sketches), np.bool_), dim=dim, backbone=backbone)
+
     def at(self, rows: npt.NDArray[np.int64]) -> Sketched:
         """Those of some pictures."""
         return Sketched(sketches=self.sketches[rows], has_one=self.has_one[rows], dim=self.dim, backbone=self.backbone)

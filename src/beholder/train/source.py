@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,15 @@ from beholder.errors import InputError
 from beholder.io import storage
 from beholder.notices import doing
 from beholder.scoreset.score_set import open_scores
-from beholder.scoreset.vectors import MatrixFile, Progress, pieces_of, stored, total_rows
+from beholder.scoreset.vectors import MatrixFile, pieces_of, stored
 from beholder.sources.detect import detect
 from beholder.sources.find import find_parts
 from beholder.sources.reader import Part, ReadOptions, SourceOptions
 from beholder.sources.stamp import find_stamps, read_stamp
+from beholder.train.rows import Rows
 
-Rows = npt.NDArray[np.int64]
+Pieces = Generator[tuple[Part, pa.Array, npt.NDArray[Any], npt.NDArray[np.bool_]]]
+"""A few rows at a time, as `pieces_of` gives them."""
 
 
 @dataclass(frozen=True)
@@ -45,26 +47,28 @@ class EmbeddingSource:
 
     def names(self) -> Iterator[pa.Array]:
         """Names of all rows in order, a piece at a time (`train.ratings.match.NameReader`)."""
-        with contextlib.closing(pieces_of(self.parts, self.options, total_rows(self.parts) or 0, None)) as pieces:
+        with self._pieces() as pieces:
             for _, names, _, _ in pieces:
                 yield names
 
-    def read(self, rows: Rows, scratch: Path, on_progress: Progress | None = None) -> RatedRows:
+    def _pieces(self) -> contextlib.closing[Pieces]:
+        return contextlib.closing(pieces_of(self.parts, self.options, 0, None))
+
+    def read(self, rows: Rows, scratch: Path) -> RatedRows:
         """Rows of these numbers (ascending, each once), in that order; memory does not grow with them.
 
         Args:
             rows: (M,) their numbers.
             scratch: a folder with room for 2 (float16) or 4 bytes a number.
-            on_progress: told how many rows were read, and of how many.
         """
         is_half = all(part.dtype == "float16" for part in self.parts)
-        wanted, at = np.asarray(rows, np.int64), 0
+        at = 0
         names: list[str] = []
         with MatrixFile(scratch, self.dim, np.dtype(np.float16 if is_half else np.float32)) as out:
-            with contextlib.closing(pieces_of(self.parts, self.options, total_rows(self.parts) or 0, on_progress)) as pieces:
+            with self._pieces() as pieces:
                 for _, some, block, is_whole in pieces:
-                    low, high = np.searchsorted(wanted, [at, at + len(some)])
-                    inside = wanted[low:high] - at
+                    low, high = np.searchsorted(rows, [at, at + len(some)])
+                    inside = rows[low:high] - at
                     chosen = block[inside]
                     chosen = np.where(is_whole[inside][:, None], chosen, np.asarray(np.nan, chosen.dtype))
                     out.add(stored(chosen, out.dtype))

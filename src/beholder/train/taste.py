@@ -1,4 +1,4 @@
-"""A head from keep and drop marks in a moment: the fit, how well it orders marks that it has not seen, and all rows' scores.
+"""A head from keep and drop marks in a moment: the fit, how well it orders unseen marks, all rows' scores, what to mark next.
 
 It is the fit of `beholder train --method logistic`, measured in less time: in one repetition of a few folds, without a learning
 curve, and of many marks with a strength that was chosen on a part of them.
@@ -22,7 +22,8 @@ from beholder.train import folds as splitting
 from beholder.train import logistic
 from beholder.train.linear import LinearFit, Prior, reduced
 from beholder.train.measures import Comparison, Interval, Measures, Predictor
-from beholder.train.rows import Doubles, Matrix, Rows, checked_matrix, unit_rows
+from beholder.train.resampling import Resampling
+from beholder.train.rows import Doubles, Matrix, Rows, checked_matrix, renumbered, unit_rows
 from beholder.train.threads import one_blas_thread
 
 LEAST_MARKS, LEAST_EACH = 6, 2
@@ -46,6 +47,12 @@ _MANY_MARKS = 800
 """Of more marks one fold is left out, and not each in turn."""
 _NORMAL_95 = 1.959964
 _RESAMPLES = 400
+NUM_SHOWN = 24
+NUM_NEAREST = 400
+"""So many of the least sure are spread out at most: a tenth of all, and three times as many as are wanted."""
+_MOST_MARKED = 2_000
+"""Of more marked pictures the last ones given are kept away from."""
+
 _FOLD_STRENGTHS = tuple(float(10.0**exponent) for exponent in range(-1, -6, -1))
 """Strengths that are tried anew for each fold, so that the marks left out have no part in the choice."""
 
@@ -272,7 +279,7 @@ class _Marks:
         return bool(np.ptp(self.targets) == 0) if len(self.targets) else True
 
     def part(self, chosen: npt.NDArray[Any]) -> _Marks:
-        groups = np.unique(self.groups[chosen], return_inverse=True)[1].reshape(-1).astype(np.int64)
+        groups = renumbered(self.groups[chosen])
         return _Marks(self.unit[chosen], self.inside[chosen], self.targets[chosen], groups, self.keys[chosen])
 
     def folds(self) -> Rows | None:
@@ -358,7 +365,7 @@ def _unseen(marks: _Marks, prior: Prior | None, before: Doubles | None, names: l
         given = before[tested]
         least = float(given[np.isfinite(given)].min())
         predictors.append(Predictor(np.where(np.isfinite(given), given, least - 1.0), (ORDER,)))
-    compared = Comparison(predictors, truth, groups=marks.groups[tested], cut=0.5, resamples=_RESAMPLES, seed=seed)
+    compared = Comparison(predictors, truth, groups=marks.groups[tested], cut=0.5, how=Resampling(number=_RESAMPLES, seed=seed))
     both = compared.measures(0)
     num_keep, num_drop = int(truth.sum()), int((1 - truth).sum())
     num_pictures = min(len(np.unique(marks.groups[tested][truth == kind])) for kind in (0, 1))
@@ -391,3 +398,56 @@ def _widened(found: Interval, number: int) -> Interval:
     reach = math.sqrt(found.value * (1 - found.value) * square + square**2 / 4) / (1 + square)
     low, high = np.nanmin([found.low, middle - reach]), np.nanmax([found.high, middle + reach])
     return Interval(found.value, float(max(0.0, low)), float(min(1.0, high)))
+
+
+def undecided(
+    matrix: npt.NDArray[Any],
+    odds: npt.NDArray[np.floating[Any]],
+    candidates: Rows,
+    *,
+    marked: Rows,
+    number: int = NUM_SHOWN,
+    nearest: int | None = None,
+) -> Rows:
+    """Rows of a matrix to be marked next, the one that tells most first; fewer than `number` where the others are alike.
+
+    They are nearest to an even chance (uncertainty sampling: Lewis and Gale, "A sequential algorithm for training text
+    classifiers", SIGIR 1994), and of these greedily the farthest from what is marked and chosen already (farthest-point
+    traversal: Gonzalez, "Clustering to minimize the maximum intercluster distance", Theoretical Computer Science 38, 1985).
+
+    Args:
+        matrix: (K, D) embeddings; rows among `candidates` and `marked` have a direction.
+        odds: (K,) log odds by the head.
+        candidates: (C,) ascending rows that may be chosen.
+        marked: rows that are marked already.
+        number: how many at most.
+        nearest: among how many; None: by the number of candidates (`NUM_NEAREST`).
+    """
+    if nearest is None:
+        nearest = min(NUM_NEAREST, max(3 * number, len(candidates) // 10))
+    rows = _nearest(np.abs(odds[candidates].astype(np.float64)), candidates, nearest)
+    if not len(rows) or number < 1:
+        return np.empty(0, np.int64)
+    unit = unit_rows(matrix, rows)
+    closest = np.full(len(rows), -np.inf)  # the largest cosine to what is marked or chosen
+    if len(marked):
+        closest = (unit @ unit_rows(matrix, marked[-_MOST_MARKED:]).T).max(axis=1)
+    chosen: list[int] = []
+    at = 0 if not len(marked) else int(np.argmin(closest))
+    while len(chosen) < min(number, len(rows)) and (not chosen or closest[at] < splitting.NEAR):
+        chosen.append(at)
+        closest = np.maximum(closest, unit @ unit[at])
+        closest[at] = np.inf
+        at = int(np.argmin(closest))
+    return rows[chosen]
+
+
+def _nearest(distances: npt.NDArray[np.float64], candidates: Rows, number: int) -> Rows:
+    """The candidates with the smallest distances, nearest first, equal ones in row order."""
+    usable = np.isfinite(distances)
+    distances, candidates = distances[usable], candidates[usable]
+    if len(candidates) > number > 0:
+        limit = np.partition(distances, number - 1)[number - 1]
+        some = np.flatnonzero(distances <= limit)
+        distances, candidates = distances[some], candidates[some]
+    return candidates[np.argsort(distances, kind="stable")[:number]]

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
+from itertools import chain
 from typing import Any, TypeVar
 
 from threadpoolctl import threadpool_limits
 
+from beholder.io.places import in_threads
 from beholder.options import MOST_THREADS, all_cores
 
 Item = TypeVar("Item")
@@ -82,13 +82,5 @@ def in_order(
         for item in rest:
             yield item, work(item)
         return
-    with one_blas_thread(), ThreadPoolExecutor(num_threads) as pool:
-        begun: deque[tuple[Item, Future[Result]]] = deque([(first, pool.submit(work, first))])
-        for item in rest:
-            begun.append((item, pool.submit(work, item)))
-            if len(begun) > 2 * num_threads:
-                done, task = begun.popleft()
-                yield done, task.result()
-        while begun:
-            done, task = begun.popleft()
-            yield done, task.result()
+    with one_blas_thread():
+        yield from in_threads(lambda item: (item, work(item)), chain([first], rest), num_threads)

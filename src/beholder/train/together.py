@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from beholder.train.folds import joined_groups, near_pairs
 from beholder.train.rated import FOLDER, Labels
 from beholder.train.ratings.findings import number_of
-from beholder.train.rows import Rows, usable_rows
+from beholder.train.rows import Matrix, Rows, usable_rows
 from beholder.train.sketches import Sketched, sketched
 from beholder.train.source import EmbeddingSource
 
@@ -42,6 +42,18 @@ class Embedded:
     near: Near | None = None
     sketched: Sketched | None = None
 
+    @classmethod
+    def of(cls, num_pictures: int, at: Rows, matrix: Matrix, usable: Rows, backbone: str | None, similarity: float) -> Embedded:
+        """Of those of N pictures, `at` (n,), whose embeddings are the `usable` (n,) rows of a matrix (M, D).
+
+        `similarity`: the cosine from which two pictures are near-duplicates; 0: these are not looked for.
+        """
+        sketches = sketched(num_pictures, at, matrix, usable, backbone)
+        if not similarity:
+            return cls(sketched=sketches)
+        pairs = at[near_pairs(matrix[usable], similarity)]
+        return cls(near=Near(pairs=pairs, is_embedded=sketches.has_one), sketched=sketches)
+
 
 def embedded_among(source: EmbeddingSource, samples: Sequence[str], similarity: float) -> Embedded:
     """What is known of N pictures that are called in a set of embeddings as here.
@@ -49,7 +61,7 @@ def embedded_among(source: EmbeddingSource, samples: Sequence[str], similarity: 
     Args:
         source: the embeddings; of rows that share a name the first is taken.
         samples: N names, each once.
-        similarity: the cosine from which two pictures are near-duplicates; 0: these are not looked for.
+        similarity: as `Embedded.of` has it.
     """
     row_of = np.full(len(samples), -1, np.int64)
     wanted, first = pa.array(samples, pa.large_string()), 0
@@ -65,13 +77,7 @@ def embedded_among(source: EmbeddingSource, samples: Sequence[str], similarity: 
         at = found_at[np.argsort(row_of[found_at], kind="stable")]
         matrix = source.read(row_of[at], Path(scratch)).matrix
         usable, _ = usable_rows(matrix, np.zeros(len(matrix)))
-        sketches = sketched(len(samples), at[usable], matrix, usable, source.backbone)
-        if not similarity:
-            return Embedded(sketched=sketches)
-        pairs = at[usable][near_pairs(matrix[usable], similarity)]
-    is_embedded = np.zeros(len(samples), np.bool_)
-    is_embedded[at[usable]] = True
-    return Embedded(near=Near(pairs=pairs, is_embedded=is_embedded), sketched=sketches)
+        return Embedded.of(len(samples), at[usable], matrix, usable, source.backbone, similarity)
 
 
 def together(

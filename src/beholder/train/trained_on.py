@@ -22,6 +22,8 @@ from beholder.scoreset.kept_scales import head_named
 from beholder.train.folds import list_sha256
 from beholder.train.ratings.match import Matched
 from beholder.train.ratings.ratings import Ratings
+from beholder.train.ratings.rows import Mask
+from beholder.train.rows import Rows
 from beholder.train.sketches import Sketched, is_among
 
 MOST = 100_000
@@ -33,7 +35,6 @@ _PLACE = re.compile(r"#[0-9]+\Z")
 """What ends a name that is a place in a file: `e.npy#5` is another picture in another file of that name."""
 
 Hashes = npt.NDArray[np.uint64]
-Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,28 +57,10 @@ class Pictures:
         places = [np.array([_PLACE.search(name) is not None for name in some], np.bool_) for some in names]
         return cls(hashes=np.stack([hashed(some) for some in names], axis=1), is_place=np.stack(places, axis=1))
 
-    def at(self, rows: npt.NDArray[np.int64]) -> Pictures:
+    def at(self, rows: Rows) -> Pictures:
         """Some of them."""
         some = None if self.sketched is None else self.sketched.at(rows)
         return Pictures(hashes=self.hashes[rows], is_place=self.is_place[rows], sketched=some)
-
-    def with_sketches(self, sketched: Sketched | None) -> Pictures:
-        """The same ones with sketches of their embeddings."""
-        return replace(self, sketched=sketched)
-
-
-@dataclass(frozen=True, kw_only=True)
-class KeptSketches:
-    """Sketches of the embeddings that a head was fitted to.
-
-    Attributes:
-        sketches: (K,) uint64, ascending.
-        dim, backbone: of the embeddings.
-    """
-
-    sketches: Hashes
-    dim: int
-    backbone: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,14 +73,14 @@ class TrainedOn:
         hashes: (H,) uint64, ascending: the first 8 bytes, big-endian, of the SHA-256 of each name; a picture has one by each
             list that names it (the ratings', the embeddings').
         is_whole: whether all hashes and sketches are there; else they are the smallest ones.
-        kept: sketches of their embeddings; None in records of earlier versions.
+        kept: sketches of their embeddings, ascending, each once; None in records of earlier versions.
     """
 
     num_pictures: int
     samples_sha256: str
     hashes: Hashes
     is_whole: bool
-    kept: KeptSketches | None = None
+    kept: Sketched | None = None
 
     @classmethod
     def of(cls, names: Sequence[str], more: Iterable[str] = (), sketched: Sketched | None = None) -> TrainedOn:
@@ -106,7 +89,7 @@ class TrainedOn:
         if sketched is not None:
             sketches = np.unique(sketched.sketches[sketched.has_one])
             num_sketches = len(sketches)
-            kept = KeptSketches(sketches=sketches[:MOST], dim=sketched.dim, backbone=sketched.backbone)
+            kept = Sketched.whole(sketches[:MOST], sketched.dim, sketched.backbone)
         return cls(
             num_pictures=len(names),
             samples_sha256=list_sha256(names),
@@ -182,23 +165,72 @@ class TrainedOn:
         return found
 
 
-def said_by_place(name: str, known: TrainedOn, pictures: Pictures, way: str) -> str | None:
-    """A line about pictures that a head was trained on by names alone that are places in a file; None where there are none.
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """Which of N pictures a head was trained on.
 
-    Args:
+    Attributes:
         name: the head's.
         known: what its record says.
-        pictures: those that are asked about.
-        way: how embeddings of them are named to this command.
+        pictures: the N ones.
     """
-    count = int(np.count_nonzero(known.by_place(pictures)))
-    if not count:
-        return None
-    if known.kept is None:
-        way = f"train {name} again, since its record is of an earlier version that kept no sketches of embeddings, and {way}"
+
+    name: str
+    known: TrainedOn
+    pictures: Pictures
+
+    def at(self, rows: Rows) -> Seen:
+        """Of some of them."""
+        return replace(self, pictures=self.pictures.at(rows))
+
+    def with_sketches(self, sketched: Sketched | None) -> Seen:
+        """The same with sketches of the pictures' embeddings."""
+        return replace(self, pictures=replace(self.pictures, sketched=sketched))
+
+    def surely(self) -> Mask:
+        """(N,) which; none where only a part of those of the training is known."""
+        return self.known.seen(self.pictures) if self.known.is_whole else np.zeros(len(self.pictures.hashes), np.bool_)
+
+    def share(self) -> float:
+        """The share of the pictures that it was trained on."""
+        return self.known.share(self.pictures)
+
+    def lines_by_place(self, way: str) -> list[str]:
+        """What to say of pictures that count by names alone that are places in a file; nothing where there are none.
+
+        `way`: how embeddings of them are named to this command.
+        """
+        count = int(np.count_nonzero(self.known.by_place(self.pictures)))
+        if not count:
+            return []
+        if self.known.kept is None:
+            old = "since its record is of an earlier version that kept no sketches of embeddings"
+            way = f"train {self.name} again, {old}, and {way}"
+        return [
+            f"{count:,} of {len(self.pictures.hashes):,} pictures count as those that {self.name} was trained on by their "
+            "names alone, which are places in a file, and other pictures in another file of that name; to tell by their "
+            f"embeddings, {way}."
+        ]
+
+
+def not_near(is_out: Mask, near: Rows | None) -> Rows:
+    """Places of the pictures that are not out (N,), nor near-duplicates of such, by pairs (P, 2) of their places."""
+    out = is_out.copy()
+    if near is not None:
+        out[near[is_out[near].any(axis=1)]] = True
+    return np.flatnonzero(~out)
+
+
+def share_in_words(share: float) -> str:
+    """A share of pictures, as it stands before `of`."""
+    return "all" if share == 1 else f"about {100 * share:.0f} %" if share >= 0.01 else "some"
+
+
+def lost_line(name: str, file: str, way: str) -> str:
+    """What to say of a head whose file is lost (`lost_file`), and what to do about it."""
     return (
-        f"{count:,} of {len(pictures.hashes):,} pictures count as those that {name} was trained on by their names alone, which "
-        f"are places in a file, and other pictures in another file of that name; to tell by their embeddings, {way}."
+        f"{name}: its file {file} is not there, or is another by now, so pictures that it was trained on are not known "
+        f"and not left out; {way}."
     )
 
 
@@ -300,10 +332,10 @@ def _read(found: Any) -> TrainedOn | None:
         kept = None
         if "sketches" in found:
             backbone = found.get("backbone")
-            kept = KeptSketches(
-                sketches=_as_numbers(found["sketches"]),
-                dim=int(found["dim"]),
-                backbone=backbone if isinstance(backbone, str) else None,
+            kept = Sketched.whole(
+                _as_numbers(found["sketches"]),
+                int(found["dim"]),
+                backbone if isinstance(backbone, str) else None,
             )
         return TrainedOn(
             num_pictures=int(found["num_pictures"]),

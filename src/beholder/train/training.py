@@ -22,8 +22,9 @@ from beholder.train.curve import LearningCurve, learning_curve
 from beholder.train.fitting import check_enough
 from beholder.train.linear import LinearFit, Prior, PriorScale
 from beholder.train.measures import CONSTANT, OUT_OF_FOLD, SCALED, Beside, Comparison, Measures, Predictor, spearman
-from beholder.train.noise import Ceiling, MeanRatings, Suspicious, noise_ceiling, suspicious_marks, suspicious_ratings
+from beholder.train.noise import Ceiling, Suspicious, noise_ceiling, suspicious_marks, suspicious_ratings
 from beholder.train.public import on_the_scale, public_heads, scores_of
+from beholder.train.resampling import Resampling
 from beholder.train.rows import (
     Doubles,
     Matrix,
@@ -34,6 +35,8 @@ from beholder.train.rows import (
     checked_matrix,
     checked_series,
     checked_weights,
+    names_of_rows,
+    renumbered,
     unit_rows,
     usable_rows,
 )
@@ -54,7 +57,6 @@ _MOST_LINE_ROWS = 50_000
 _LARGE_STRENGTHS = ridge.STRENGTHS[6:18:2]
 _STREAMED_FOLDS = 3
 """Of many rows: each fold and strength is a linear system, and what they say hardly differs."""
-_PREDICT_ROWS = 1 << 14
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +152,11 @@ class TrainOptions:
     def prior(self) -> Prior | None:
         """What a fit shrinks towards."""
         return None if self.start_from is None else Prior(self.start_from.weight, self.prior_scale)
+
+    @property
+    def resampling(self) -> Resampling:
+        """How intervals are made."""
+        return Resampling(self.level, self.resamples, self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,15 +265,14 @@ class _Data:
 
     def part(self, chosen: npt.NDArray[np.bool_]) -> _Data:
         """Some of the rows."""
-        groups = np.unique(self.groups[chosen], return_inverse=True)[1].reshape(-1).astype(np.int64)
         return replace(
             self, rows=self.rows[chosen], targets=self.targets[chosen], weights=self.weights[chosen],
-            variances=self.variances[chosen], groups=groups,
+            variances=self.variances[chosen], groups=renumbered(self.groups[chosen]),
         )  # fmt: skip
 
     def names(self) -> list[str]:
         """The samples of the rows, or their numbers."""
-        return [str(row) if self.samples is None else self.samples[row] for row in self.rows.tolist()]
+        return names_of_rows(self.samples, self.rows)
 
 
 @dataclass(frozen=True)
@@ -286,22 +292,13 @@ def _fit(data: _Data, unit: Doubles | None, options: TrainOptions) -> _Fit:
         inner = None
         if data.is_grouped and options.strength is None:
             inner = splitting.grouped_folds(data.groups, data.keys(options.seed, -1), _INNER_FOLDS)
-        found: LinearFit
-        if options.method == "ridge":
-            found = ridge.fit_ridge_rows(
-                rows, data.targets, data.weights, strength=options.strength, prior=options.prior, folds=inner
-            )
-        else:
-            found = logistic.fit_logistic(
-                rows, data.targets, data.weights, strength=options.strength, prior=options.prior, folds=inner
-            )
+        fit_rows: Callable[..., LinearFit] = ridge.fit_ridge_rows if options.method == "ridge" else logistic.fit_logistic
+        found = fit_rows(rows, data.targets, data.weights, strength=options.strength, prior=options.prior, folds=inner)
         return _Fit(found.math, found.to_json())
     num_validation = max(1, round(_TEST_SHARE * len(data.rows)))
     is_validation = splitting.held_out(data.groups, data.keys(options.seed, -1), num_validation)
     kind: mlp.Kind = "mlp-relu" if options.method == "mlp-relu" else "mlp-linear"
-    trained = mlp.fit_mlp(
-        data.matrix, data.rows, data.targets, data.weights, is_validation, kind, mlp.MlpOptions(seed=options.seed)
-    )
+    trained = mlp.fit_mlp(data.matrix, data.rows, data.targets, data.weights, is_validation, kind, seed=options.seed)
     return _Fit(trained.math, {"best_epoch": trained.best_epoch, "validation_mse": list(trained.validation_mse)})
 
 
@@ -481,10 +478,7 @@ def _finished(unseen: _Unseen, data: _Data, final: _Fit, curve: LearningCurve | 
     """Measures, what stands beside them, and the record."""
     is_marks, measured, truth = options.method == "logistic", unseen.measured, unseen.measured.targets
     measures, beside = _compared(unseen, options)
-    ceiling = noise_ceiling(
-        MeanRatings(truth, measured.variances, np.full(len(truth), np.nan)), weights=measured.weights, groups=measured.groups,
-        level=options.level, resamples=options.resamples, seed=options.seed,
-    )  # fmt: skip
+    ceiling = noise_ceiling(truth, measured.variances, weights=measured.weights, groups=measured.groups, how=options.resampling)
     if is_marks:
         found = suspicious_marks(truth, unseen.predictions)
     else:
@@ -556,9 +550,7 @@ def _compared(unseen: _Unseen, options: TrainOptions) -> tuple[Measures, tuple[B
         weights=measured.weights,
         groups=measured.groups,
         cut=0.5 if options.method == "logistic" and options.cut is None else options.cut,
-        level=options.level,
-        resamples=options.resamples,
-        seed=options.seed,
+        how=options.resampling,
     )
     heads = [
         Beside(name=head.name, measures=compared.measures(at), difference=compared.difference(0, at))

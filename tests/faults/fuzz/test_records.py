@@ -10,6 +10,7 @@ import random
 import re
 import shutil
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -302,7 +303,7 @@ def _two_pictures() -> Any:
     from beholder.train.trained_on import Pictures
 
     at = np.arange(2)
-    return Pictures.named(["a", "b"]).with_sketches(sketched(2, at, np.ones((2, 12)), at, None))
+    return replace(Pictures.named(["a", "b"]), sketched=sketched(2, at, np.ones((2, 12)), at, None))
 
 
 def with_head_record(path: Path) -> Hashable:

@@ -7,12 +7,11 @@ import pytest
 from scipy import stats
 
 from beholder.train.evaluate.by import ACROSS, LEAST, MOST, by_column, labels_of_pairs, pairs_in, pictures_in
-from beholder.train.evaluate.evaluation import REAL, How
-from beholder.train.evaluate.pairs import compare_pairs
-from beholder.train.evaluate.pictures import compare_pictures
+from beholder.train.evaluate.evaluation import REAL, compare_pairs, compare_pictures
 from beholder.train.evaluate.scored import Scored
+from beholder.train.resampling import Resampling
 
-HOW = How(resamples=200)
+HOW = Resampling(number=200)
 
 
 def pairs(num: int = 400, pictures: int = 40) -> tuple[np.ndarray, ...]:

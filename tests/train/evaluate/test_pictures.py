@@ -12,10 +12,10 @@ from sklearn.metrics import roc_auc_score
 
 from beholder.errors import InputError
 from beholder.train.evaluate.bins import Curve, calibration_bins
-from beholder.train.evaluate.evaluation import NOT_TOLD_APART, REAL, Comparisons, How
-from beholder.train.evaluate.pictures import compare_pictures
+from beholder.train.evaluate.evaluation import NOT_TOLD_APART, REAL, Comparisons, compare_pictures
 from beholder.train.evaluate.scored import Scored
 from beholder.train.folds import fold_keys, fold_plan, grouped_folds
+from beholder.train.resampling import Resampling
 
 NUM = 150
 SAMPLES = [f"p{row}.jpg" for row in range(NUM)]
@@ -37,7 +37,8 @@ def rated(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def compared(ratings: np.ndarray, heads: list[Scored], **more: object) -> Comparisons:
     given: dict[str, object] = {
-        "weights": np.ones(NUM), "groups": np.arange(NUM), "samples": SAMPLES, "how": How(resamples=300), "is_marks": False,
+        "weights": np.ones(NUM), "groups": np.arange(NUM), "samples": SAMPLES, "how": Resampling(number=300),
+        "is_marks": False,
     }  # fmt: skip
     return compare_pictures(heads, ratings, **{**given, **more})  # type: ignore[arg-type]
 
@@ -78,7 +79,7 @@ def lines_by_hand(scores: np.ndarray, ratings: np.ndarray, seed: int) -> np.ndar
 
 def test_errors_are_after_a_line_that_was_fitted_to_other_folds() -> None:
     ratings, good, _ = rated()
-    (one,) = compared(ratings, scored(good=good), how=How(resamples=10, seed=4)).judged
+    (one,) = compared(ratings, scored(good=good), how=Resampling(number=10, seed=4)).judged
     lines = lines_by_hand(good, ratings, 4)
     errors = lines - ratings
     assert one.measures["mae"].value == pytest.approx(np.abs(errors).mean(axis=1).mean(), abs=1e-9)
@@ -189,7 +190,7 @@ def test_bins_are_means_with_intervals_of_resampled_groups() -> None:
     ratings, good, _ = rated()
     groups, weights = np.arange(NUM) // 2, np.random.default_rng(1).integers(1, 4, NUM).astype(float)
     curve = Curve(scores=good, ratings=ratings, predicted=2 * ratings)
-    (bins,) = calibration_bins([curve], weights, groups, resamples=250, seed=7)
+    (bins,) = calibration_bins([curve], weights, groups, Resampling(number=250, seed=7))
     assert len(bins) == 10
     assert sum(one.num_rows for one in bins) == NUM
     order = np.argsort(good)
@@ -211,10 +212,10 @@ def test_bins_are_means_with_intervals_of_resampled_groups() -> None:
 def test_equal_scores_are_in_one_bin_and_few_groups_have_no_interval() -> None:
     scores = np.array([1.0] * 40 + [2.0] * 20)
     curve = Curve(scores=scores, ratings=np.arange(60.0))
-    (bins,) = calibration_bins([curve], np.ones(60), np.arange(60) // 20, resamples=50)
+    (bins,) = calibration_bins([curve], np.ones(60), np.arange(60) // 20, Resampling(number=50))
     assert [(one.low, one.high, one.num_rows) for one in bins] == [(1, 1, 40), (2, 2, 20)]
     assert [one.rating for one in bins] == [19.5, 49.5]
     assert math.isnan(bins[0].rating_low)
     curve = Curve(scores=np.array([3.0]), ratings=np.array([4.0]))
-    ((single,),) = calibration_bins([curve], np.ones(1), np.zeros(1, np.int64), resamples=5)
+    ((single,),) = calibration_bins([curve], np.ones(1), np.zeros(1, np.int64), Resampling(number=5))
     assert (single.score, single.rating, single.num_rows) == (3, 4, 1)

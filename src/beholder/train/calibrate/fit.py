@@ -1,8 +1,8 @@
-"""A map fitted to two series of numbers: which kind and why, its error on pictures that the fit has not seen, its bounds."""
+"""Maps fitted to two series of numbers: which kind and why, their error on pictures that the fit has not seen, their bounds."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -13,11 +13,12 @@ import numpy.typing as npt
 from beholder.errors import InputError
 from beholder.scoreset.scales import NUM_ENDS, Bounds, MapMethod, StepMap
 from beholder.train.calibrate.options import MapChoice
-from beholder.train.calibrate.series import FEWEST, Doubles, Numbers, Series, check_varied
-from beholder.train.calibration import isotonic_map, quantile_map
-from beholder.train.folds import fold_keys, fold_plan, grouped_folds, held_out, list_sha256, row_keys
+from beholder.train.calibrate.series import FEWEST, Series, check_varied
+from beholder.train.folds import Fitter, held_out, list_sha256, name_keys, out_of_fold, planned_folds
 from beholder.train.measures import OUT_OF_FOLD, Beside, Comparison, Predictor, spearman
 from beholder.train.public import on_the_scale
+from beholder.train.resampling import Resampling
+from beholder.train.rows import Doubles, Rows, checked_series, checked_weights, renumbered
 
 MOST_RESIDUALS = 4_000
 """Pictures that bounds are measured on at most: their chance is then right to 1 / 4,001."""
@@ -30,10 +31,7 @@ STRAIGHT_LINE = "a straight line"
 """What stands beside a map."""
 MOST_DRAWN = 200_000
 """Numbers on which the error of percentiles is measured at most."""
-_NO_EMBEDDINGS: npt.NDArray[np.float32] = np.empty((0, 1), np.float32)
 _SHARES = np.arange(1, 100) / 100
-Fitter = Callable[[Doubles, Doubles, Doubles], Callable[[Doubles], Doubles]]
-"""Scores, truth, weights -> what predicts the truth of scores."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,17 +39,16 @@ class Fitted:
     """A map and what is known of it.
 
     Attributes:
-        method: its kind; reason: why this one.
+        method: its kind.
         steps: the map, fitted to all pictures.
         num_pictures: that it was fitted to.
         error: on pictures that a fit has not seen, in units of the scale that it gives.
         bounds: what bounds go by, where there are any.
         ends: as `ScaleMap` has them.
-        more: what else the record has: measures with intervals, the straight line's beside them.
+        more: what else the record has: why it is of this kind, measures with intervals, the straight line's beside them.
     """
 
     method: MapMethod
-    reason: str
     steps: StepMap
     num_pictures: int
     error: float
@@ -92,7 +89,6 @@ def fit_map(series: Series, choice: MapChoice, names: tuple[str, str], *, seed: 
         more |= {TRAINED_ON_SHARE: series.trained_on_share, BY_PLACE: series.is_by_place}
     return Fitted(
         method=method,
-        reason=reason,
         steps=steps,
         num_pictures=series.num_pictures,
         error=more["measures"]["values"]["rmse" if is_chance else "mae"]["value"],
@@ -129,25 +125,12 @@ def _ends(scores: Doubles) -> tuple[Doubles, Doubles]:
 
 def _out_of_fold(series: Series, seed: int, *, is_chance: bool) -> dict[str, Any]:
     """Errors of the isotonic map and of a straight line on pictures that their fits have not seen, and their difference."""
-    plan = fold_plan(series.num_pictures)
-    num_folds = plan.num_folds
-    rows = np.arange(series.num_pictures)
+    folds = planned_folds(series.groups, series.samples, seed)
     fitters: tuple[Fitter, ...] = (isotonic_map, partial(on_the_scale, is_marks=False))
-    found = np.empty((len(fitters), plan.repeats, series.num_pictures))
-    for repeat in range(plan.repeats):
-        keys = fold_keys(seed, repeat, _NO_EMBEDDINGS, rows, series.samples)
-        folds = grouped_folds(series.groups, keys, plan.num_folds)
-        num_folds = int(folds.max()) + 1
-        for fold in range(num_folds):
-            test = folds == fold
-            train = ~test
-            for at, fitter in enumerate(fitters):
-                predict = fitter(series.scores[train], series.truth[train], series.weights[train])
-                found[at, repeat, test] = predict(series.scores[test])
+    found = [out_of_fold(folds, fitter, series.scores, series.truth, series.weights) for fitter in fitters]
     measured = _OF_CHANCES if is_chance else _MEASURES
-    compared = Comparison(
-        [Predictor(one, measured) for one in found], series.truth, weights=series.weights, groups=series.groups, seed=seed
-    )
+    predictors, how = [Predictor(one, measured) for one in found], Resampling(seed=seed)
+    compared = Comparison(predictors, series.truth, weights=series.weights, groups=series.groups, how=how)
     what = "root of the Brier score" if is_chance else "mean absolute error"
     line = Beside(name=STRAIGHT_LINE, measures=compared.measures(1), difference=compared.difference(0, 1))
     return {
@@ -155,8 +138,8 @@ def _out_of_fold(series: Series, seed: int, *, is_chance: bool) -> dict[str, Any
         "measured": {
             "unit": "pictures",
             "by": OUT_OF_FOLD,
-            "num_folds": num_folds,
-            "num_repeats": plan.repeats,
+            "num_folds": int(folds[0].max()) + 1,
+            "num_repeats": len(folds),
             "near_duplicates": series.near_duplicates,
             "weigh_by": "votes" if np.ptp(series.weights) > 0 else "pictures",
             "num_pictures": series.num_pictures,
@@ -173,7 +156,7 @@ def bounds_of(series: Series, seed: int) -> Bounds:
     Bounds of new pictures hold the truth as often as they say where these are drawn like the others, groups as a whole. Of
     large groups some pictures are drawn, since a group counts the same whatever its size.
     """
-    keys = row_keys(seed, _NO_EMBEDDINGS, np.arange(series.num_pictures), series.samples)
+    keys = name_keys(seed, series.samples)
     is_single = len(np.unique(series.groups)) == series.num_pictures
     most = series.num_pictures // 2
     is_out = held_out(series.groups, keys, min(most, MOST_RESIDUALS) if is_single else most)
@@ -183,11 +166,11 @@ def bounds_of(series: Series, seed: int) -> Bounds:
         measured = _some_of_each(measured, series.groups, keys)
     residuals = np.abs(series.truth[measured] - steps(series.scores[measured]))
     order = np.argsort(residuals, kind="stable")
-    groups = np.unique(series.groups[measured[order]], return_inverse=True)[1].reshape(-1).astype(np.int64)
-    return Bounds(steps=steps, residuals=residuals[order], groups=None if is_single else groups)
+    groups = None if is_single else renumbered(series.groups[measured[order]])
+    return Bounds(steps=steps, residuals=residuals[order], groups=groups)
 
 
-def _some_of_each(rows: Numbers, groups: Numbers, keys: npt.NDArray[np.uint64]) -> Numbers:
+def _some_of_each(rows: Rows, groups: Rows, keys: npt.NDArray[np.uint64]) -> Rows:
     """`MOST_RESIDUALS` of some rows, ascending: as many of each group as of the others, in the order of their keys."""
     order = rows[np.lexsort((keys[rows], groups[rows]))]
     first = np.flatnonzero(np.diff(groups[order], prepend=-1))
@@ -218,7 +201,6 @@ def _unpaired(series: Series, names: tuple[str, str], reason: str, seed: int) ->
     }
     return Fitted(
         method="quantile",
-        reason=reason,
         steps=quantile_map(series.all_scores, series.all_truth).thinned(),
         num_pictures=len(series.all_scores),
         error=error,
@@ -254,7 +236,6 @@ def fit_percentiles(numbers: npt.NDArray[np.floating[Any]], name: str, *, seed: 
     }
     return Fitted(
         method="quantile",
-        reason=reason,
         steps=quantile_map(numbers, ends).thinned(),
         num_pictures=len(numbers),
         error=quantile_error(mapped, even),
@@ -284,6 +265,130 @@ def ks_distance(one: Doubles, two: Doubles) -> float:
     return float(np.abs(first - second).max())
 
 
-def rows_of(numbers: Doubles) -> Numbers:
+def rows_of(numbers: Doubles) -> Rows:
     """Rows that have a number, ascending."""
     return np.flatnonzero(np.isfinite(numbers)).astype(np.int64)
+
+
+def isotonic_map(scores: npt.ArrayLike, ratings: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> StepMap:
+    """The never falling map with the least weighted squared error, by pooling adjacent violators.
+
+    Ayer, Brunk, Ewing, Reid and Silverman, "An empirical distribution function for sampling with incomplete information",
+    Annals of Mathematical Statistics 26, 1955. Equal scores have one rating, the weighted mean of theirs.
+
+    Args:
+        scores: (N,) finite, N >= 1.
+        ratings: (N,) finite.
+        weights: (N,) > 0 somewhere; None: 1 each.
+
+    Raises:
+        InputError: other shapes, no rows with weight, values that are not finite.
+    """
+    x = np.asarray(scores, np.float64)
+    y = checked_series(ratings, x.size, "ratings")
+    v = checked_weights(weights, x.size)
+    x, y, v = x[v > 0], y[v > 0], v[v > 0]
+    if not x.size or not (np.isfinite(x).all() and np.isfinite(y).all()):
+        raise InputError("a scale takes at least one row with a score and a rating that are finite")
+    knots, at = np.unique(x, return_inverse=True)
+    weight = np.bincount(at, v)
+    mean = np.bincount(at, v * y) / weight
+    values: list[float] = []
+    totals: list[float] = []
+    sizes: list[int] = []
+    for value, total in zip(mean.tolist(), weight.tolist(), strict=True):
+        size = 1
+        while values and values[-1] >= value:
+            before, other = values.pop(), totals.pop()
+            value = (before * other + value * total) / (other + total)
+            total += other
+            size += sizes.pop()
+        values.append(value)
+        totals.append(total)
+        sizes.append(size)
+    return StepMap(knots, np.repeat(values, sizes))
+
+
+def quantile_map(scores: npt.ArrayLike, other: npt.ArrayLike, num_knots: int = 1001) -> StepMap:
+    """The map that gives scores the distribution of others: the share below a score is the share below what it becomes.
+
+    Both are held in their own kind of floats, with a sorted copy and nothing else that grows with them.
+
+    Args:
+        scores: (N,) finite of one head, N >= 2, float32 or float64.
+        other: (M,) finite of another head or ratings; neither need be of the same pictures.
+        num_knots: evenly spaced quantiles between which the map is straight, from the least to the largest; beside them
+            (`_shares`) are others towards both ends, down to the single score.
+
+    Raises:
+        InputError: too few or not finite scores, or scores that are all the same.
+    """
+    one, two = _ascending(scores), _ascending(other)
+    if one[0] == one[-1]:
+        raise InputError(f"cannot map scores that are all {one[0]:g}")
+    shares = _shares(one.size, num_knots)
+    knots, at = np.unique(_quantiles(one, shares), return_inverse=True)
+    values = np.bincount(at.reshape(-1), _quantiles(two, shares)) / np.bincount(at.reshape(-1))
+    return StepMap(knots, np.maximum.accumulate(values))
+
+
+def _ascending(numbers: npt.ArrayLike) -> npt.NDArray[Any]:
+    """(N,) float32 or float64, sorted. Raises InputError for fewer than two, or for ones that are not finite."""
+    given = np.asarray(numbers).reshape(-1)
+    found = np.sort(given if given.dtype in (np.float32, np.float64) else given.astype(np.float64))
+    if found.size < 2 or not np.isfinite(found[[0, -1]]).all():  # NaN is sorted to the end
+        raise InputError("two scales are matched by at least two finite scores of each")
+    return found
+
+
+def _shares(count: int, num_knots: int) -> Doubles:
+    """Shares from 0 to 1: evenly spaced, and towards both ends ranks that grow by about a tenth: 1, 2, 3, ... of `count`."""
+    last = count - 1
+    ranks = np.unique(np.rint(np.geomspace(1, max(1.0, last / num_knots), 24 * max(1, math.ceil(math.log10(last + 1))))))
+    tail = ranks[ranks <= last] / last
+    return np.unique(np.concatenate([np.linspace(0, 1, num_knots), tail, 1 - tail]))
+
+
+def _quantiles(ascending: npt.NDArray[Any], shares: Doubles) -> Doubles:
+    """Quantiles of (N,) sorted numbers, straight between two of them, as NumPy has them by default."""
+    rank = shares * (ascending.size - 1)
+    nearest = np.rint(rank)
+    rank = np.where(np.abs(rank - nearest) < 1e-6, nearest, rank)  # a share of a rank is that rank
+    low = np.floor(rank).astype(np.int64)
+    high = np.minimum(low + 1, ascending.size - 1)
+    below, above = ascending[low].astype(np.float64), ascending[high].astype(np.float64)
+    return np.asarray(below + (above - below) * (rank - low))
+
+
+def conformal_margin(residuals: npt.ArrayLike, level: float, groups: npt.ArrayLike | None = None) -> float:
+    """Half the width of an interval about a prediction that holds a new rating with chance >= `level`.
+
+    Split conformal prediction (Lei, G'Sell, Rinaldo, Tibshirani and Wasserman, "Distribution-free predictive inference for
+    regression", JASA 113, 2018): of n absolute residuals of rows that the fit has not seen, the ceil(level (n + 1))-th
+    smallest; infinite where there are too few. It holds on average over pictures that are drawn like these, not for each kind.
+
+    With G groups, for a row of a new group, drawn like these: the smallest residual at which the mean over groups of the share
+    of a group's residuals up to it, with the new group counted as having none, reaches the level (Lee, Barber and Willett,
+    "Distribution-free inference with hierarchical data", arXiv 2306.06342, who correct the pooled distribution of Dunn,
+    Wasserman and Ramdas, "Distribution-free prediction sets for two-layer hierarchical models", JASA 118, 2023). So levels
+    above G / (G + 1) give infinity. Groups of one give the first rule.
+
+    Args:
+        residuals: (n,) rating less prediction.
+        level: in (0, 1).
+        groups: (n,) the group of each; None: each is one of its own.
+
+    Raises:
+        InputError: a level out of range, residuals that are not finite, groups of another number.
+    """
+    sizes = np.abs(np.asarray(residuals, np.float64).reshape(-1))
+    if not 0 < level < 1 or not np.isfinite(sizes).all():
+        raise InputError(f"an interval takes a level between 0 and 1, not {level}, and finite residuals")
+    labels = np.arange(sizes.size) if groups is None else np.asarray(groups).reshape(-1)
+    if labels.shape != sizes.shape:
+        raise InputError(f"{labels.size} groups do not fit {sizes.size} residuals")
+    _, of, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    order = np.argsort(sizes, kind="stable")
+    reached = np.cumsum(1 / counts[of.reshape(-1)[order]])  # groups, in parts
+    at = int(np.searchsorted(reached, level * (len(counts) + 1) - 1e-9))
+    return float(sizes[order][at]) if at < sizes.size else math.inf

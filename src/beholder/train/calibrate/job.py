@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -23,23 +22,21 @@ from beholder.train.calibrate.fit import Fitted, fit_map, fit_percentiles, rows_
 from beholder.train.calibrate.options import CalibrateOptions
 from beholder.train.calibrate.series import (
     FEWEST,
-    Doubles,
-    Seen,
     Series,
     finite_scores,
     has_score,
     joined_rows,
-    names_at,
     score_column,
     series_of,
 )
 from beholder.train.calibrate.table import is_calibrated, margin_of, write_calibrated
-from beholder.train.rated import FOLDER, Labels, has_labels, labels_of, ratings_record
+from beholder.train.rated import FOLDER, Labels, has_labels, labels_of, ratings_record, values_at
 from beholder.train.ratings.match import Matched, match_ratings
 from beholder.train.ratings.ratings import Numbers, Ratings
 from beholder.train.ratings.read import read_ratings
+from beholder.train.rows import Doubles
 from beholder.train.threads import at_most, usable_threads
-from beholder.train.trained_on import known_of, lost_file, pictures_of
+from beholder.train.trained_on import Seen, known_of, lost_file, lost_line, pictures_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,12 +128,9 @@ def _calibrate(options: CalibrateOptions) -> Calibrated:
     )
 
 
-@contextmanager
-def _opened(source: str, options: CalibrateOptions, column: str | None, sample: str | None) -> Iterator[ScoreSet]:
+def _opened(source: str, options: CalibrateOptions, column: str | None, sample: str | None) -> AbstractContextManager[ScoreSet]:
     """Scores, each sample once."""
-    threads, named = usable_threads(), {"score_column": column, "sample_column": sample}
-    with open_each_once(source, options.repeated, num_threads=threads, **named) as scores:
-        yield scores
+    return open_each_once(source, options.repeated, num_threads=usable_threads(), score_column=column, sample_column=sample)
 
 
 def _check_out(path: str, options: CalibrateOptions) -> None:
@@ -251,23 +245,18 @@ def _onto_ratings(asked: _Asked, place: str, options: CalibrateOptions) -> tuple
 
 
 def _seen(asked: _Asked, ratings: Ratings, matched: Matched) -> Seen | None:
-    """What is known of the pictures that the head was trained on; None: nothing."""
+    """Which of the matched pictures the head was trained on; None: nothing is known."""
     known = known_of(asked.head, _recorded(asked))
     if known is None:
         return None
-    pictures = pictures_of(ratings, matched, names_at(asked.scores, matched.rows))
-    return Seen(name=asked.head.short, known=known, pictures=pictures.at(matched.places))
+    names = values_at(asked.scores.samples(), matched.rows).to_pylist()
+    return Seen(name=asked.head.short, known=known, pictures=pictures_of(ratings, matched, names)).at(matched.places)
 
 
 def _lost(asked: _Asked, seen: Seen | None) -> list[str]:
     """A line where nothing is known of the pictures, since the file of the head is not where it was."""
     lost = lost_file(asked.head, _recorded(asked)) if seen is None else None
-    if lost is None:
-        return []
-    return [
-        f"{asked.head.short}: its file {lost} is not there, or is another by now, so pictures that it was trained on are not "
-        "known and not left out; name it with --head."
-    ]
+    return [] if lost is None else [lost_line(asked.head.short, lost, "name it with --head")]
 
 
 def _recorded(asked: _Asked) -> HeadKey | None:

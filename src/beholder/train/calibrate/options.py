@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from beholder.errors import InputError
 from beholder.options import option, repeated_option
-from beholder.train.measured_options import MeasuredOptions
+from beholder.train.options import MeasuredOptions
 from beholder.train.ratings.options import RatingsOptions
 
 MapChoice = Literal["auto", "isotonic", "quantile"]

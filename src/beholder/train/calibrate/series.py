@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,32 +17,17 @@ from beholder.notices import doing
 from beholder.scoreset.row_reader import RowReader
 from beholder.scoreset.score_set import ScoreSet
 from beholder.train.calibrate.options import CalibrateOptions
-from beholder.train.rated import FOLDER, Labels, folders_of
+from beholder.train.rated import FOLDER, Labels, folders_of, values_at
+from beholder.train.ratings.ratings import Numbers
+from beholder.train.rows import Doubles
 from beholder.train.source import open_source
 from beholder.train.together import Embedded, Near, embedded_among, together
-from beholder.train.trained_on import Pictures, TrainedOn, said_by_place
+from beholder.train.trained_on import Seen, not_near, share_in_words
 
-Doubles = npt.NDArray[np.float64]
-Numbers = npt.NDArray[np.int64]
 FEWEST = 20
 """Pictures from which a map is fitted, and its error measured."""
 MOST_PICTURES = 100_000
 """Pictures that an isotonic map is fitted to at most, drawn at random: its error is then known to about 1 in 300."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Seen:
-    """Which of M pictures a head was trained on.
-
-    Attributes:
-        name: the head's.
-        known: what its record says.
-        pictures: the M ones.
-    """
-
-    name: str
-    known: TrainedOn
-    pictures: Pictures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +125,7 @@ def series_of(
     if len(some) > MOST_PICTURES:
         some = np.sort(np.random.default_rng(options.seed).choice(some, MOST_PICTURES, replace=False, shuffle=False))
     chosen = rows[some]
-    samples = names_at(scores, chosen)
+    samples = values_at(scores.samples(), chosen).to_pylist()
     given = truth if all_truth is None else all_truth
     is_paired = options.map_method != "quantile" and len(chosen) >= FEWEST
     found = Embedded()
@@ -153,9 +138,9 @@ def series_of(
     told: list[str] = []
     share, is_by_place = 0.0, False
     if seen is not None and is_paired:
-        pictures = seen.pictures.at(some).with_sketches(found.sketched)
-        left, told, share = _not_seen(replace(seen, pictures=pictures), near)
-        is_by_place = bool(seen.known.by_place(pictures.at(left)).any())
+        seen = seen.at(some).with_sketches(found.sketched)
+        left, told, share = _not_seen(seen, near)
+        is_by_place = bool(seen.known.by_place(seen.pictures.at(left)).any())
         chosen, some, samples = chosen[left], some[left], [samples[at] for at in left]
         near, own = None if near is None else near.among(left), None if own is None else own[left]
     groups, notes = together(
@@ -189,27 +174,19 @@ def _not_seen(seen: Seen, near: Near | None) -> tuple[Numbers, list[str], float]
         seen: what is known of them.
         near: near-duplicates among these; what is one of a picture that the head was trained on is left out as well.
     """
-    known, count = seen.known, len(seen.pictures.hashes)
-    is_seen: npt.NDArray[np.bool_] = np.zeros(count, np.bool_)
-    if known.is_whole:
-        is_seen |= known.seen(seen.pictures)
-    out = is_seen.copy()
-    if near is not None:
-        out[near.pairs[is_seen[near.pairs].any(axis=1)]] = True
-    left = np.flatnonzero(~out)
-    by_place = said_by_place(seen.name, known, seen.pictures, "name embeddings of them with --embeddings")
-    doubts = [] if by_place is None else [by_place]
+    is_seen = seen.surely()
+    count, left = len(is_seen), not_near(is_seen, None if near is None else near.pairs)
+    doubts = seen.lines_by_place("name embeddings of them with --embeddings")
     if is_seen.any() and len(left) >= FEWEST:
         told = (
             f"Of {count:,} pictures {count - len(left):,} are left out, since {seen.name} was trained on them or on "
             f"near-duplicates of them; the map is fitted to the other {len(left):,}."
         )
         return left, [told, *doubts], 0.0
-    share = known.share(seen.pictures)
-    percent = "all" if share == 1 else f"about {100 * share:.0f} %" if share >= 0.01 else "some"
+    share = seen.share()
     told = (
-        f"WARNING: {seen.name} was trained on {percent} of these pictures, so its scores of them are nearer to the ratings "
-        f"than those of others: the error is too small, and there are no bounds. Rate at least {FEWEST} others."
+        f"WARNING: {seen.name} was trained on {share_in_words(share)} of these pictures, so its scores of them are nearer to "
+        f"the ratings than those of others: the error is too small, and there are no bounds. Rate at least {FEWEST} others."
     )
     return np.arange(count), [told, *doubts] if share > 0 else [], share
 
@@ -222,24 +199,7 @@ def _labels(scores: ScoreSet, rows: Numbers, samples: Sequence[str], split_by: s
         return folders_of(samples)
     if split_by not in scores.schema.names:
         raise InputError(f"{scores.source} has no column {split_by!r}; it has {', '.join(scores.schema.names[:20])}")
-    return np.array(_taken((table.column(0) for table in scores.batches([split_by])), rows), dtype=object)
-
-
-def names_at(scores: ScoreSet, rows: Numbers) -> list[str]:
-    """Names of rows, which ascend."""
-    return _taken(scores.samples(), rows)
-
-
-def _taken(pieces: Iterable[pa.ChunkedArray], rows: Numbers) -> list[Any]:
-    """Values at rows, which ascend, of a column that comes in pieces."""
-    found: list[Any] = []
-    first = 0
-    for piece in pieces:
-        low, high = np.searchsorted(rows, [first, first + len(piece)])
-        if high > low:
-            found += piece.take(pa.array(rows[low:high] - first)).to_pylist()
-        first += len(piece)
-    return found
+    return np.array(values_at((table.column(0) for table in scores.batches([split_by])), rows).to_pylist(), dtype=object)
 
 
 def joined_rows(scores: ScoreSet, other: ScoreSet) -> tuple[Numbers, Numbers]:

@@ -18,8 +18,7 @@ from beholder.io.tables import write_table
 from beholder.scoreset.joined import holds_bytes
 from beholder.scoreset.scales import ScaleMap
 from beholder.scoreset.score_set import ScoreSet
-from beholder.train.calibrate.fit import BY_PLACE, TRAINED_ON_SHARE
-from beholder.train.calibration import conformal_margin
+from beholder.train.calibrate.fit import BY_PLACE, TRAINED_ON_SHARE, conformal_margin
 
 CALIBRATED_FORMAT = "beholder-calibrated"
 CALIBRATED, LOW, HIGH = "_calibrated", "_low", "_high"

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from beholder.kernels.agreement import weighted_sums
-from beholder.train.measures import interval_of
+from beholder.train.measures import interval_of, numbers_to_json
 from beholder.train.pair_measures import PairDraws, PairGroups
-from beholder.train.resampling import Draws, GroupDraws, resampled, usual_resamples
-
-Doubles = npt.NDArray[np.float64]
-Rows = npt.NDArray[np.int64]
+from beholder.train.resampling import USUAL, Draws, GroupDraws, Resampling, resampled
+from beholder.train.rows import Doubles, Rows, renumbered
 
 LEAST_GROUPS = 5
 """An interval from fewer groups says nothing."""
@@ -44,7 +42,7 @@ class Bin:
 
     def to_json(self) -> dict[str, float | None]:
         """A JSON-ready record; what is not defined is None."""
-        return {name: value if math.isfinite(value) else None for name, value in asdict(self).items()}
+        return numbers_to_json(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,9 +59,7 @@ class Curve:
     predicted: Doubles | None = None
 
 
-def calibration_bins(
-    curves: Sequence[Curve], weights: Doubles, groups: Rows, *, level: float = 0.95, resamples: int | None = None, seed: int = 0
-) -> list[tuple[Bin, ...]]:
+def calibration_bins(curves: Sequence[Curve], weights: Doubles, groups: Rows, how: Resampling = USUAL) -> list[tuple[Bin, ...]]:
     """Bins of each curve, of about as many pictures each, at most 12, ascending in score; equal scores are in one bin.
 
     Args:
@@ -71,19 +67,14 @@ def calibration_bins(
         weights: (N,) > 0.
         groups: (N,) numbers from 0, resampled whole, by the same draws as in `measures.Comparison`; of pairs (N, 2), those of
             both pictures, by the same draws as in `PairComparison`.
-        level: of the intervals.
-        resamples: None: by the number of rows, as of `measures.measure`.
-        seed: of the resamples.
+        how: resamples and intervals.
     """
     means = [_Means(_bins_of(one.scores), one.ratings) for one in curves]
-    draws: Draws = (
-        GroupDraws(weights, groups, int(groups.max()) + 1, seed)
-        if groups.ndim == 1
-        else PairDraws(weights, PairGroups.of(groups), seed)
-    )
-    drawn = resampled(means, draws, usual_resamples(len(weights)) if resamples is None else resamples)
+    is_pairs = groups.ndim == 2
+    draws: Draws = PairDraws(weights, PairGroups.of(groups), how.seed) if is_pairs else GroupDraws(weights, groups, how.seed)
+    drawn = resampled(means, draws, how.number)
     return [
-        tuple(_bin(curve, one.bins == number, weights, groups, found[:, number], level) for number in range(one.size))
+        tuple(_bin(curve, one.bins == number, weights, groups, found[:, number], how.level) for number in range(one.size))
         for curve, one, found in zip(curves, means, drawn, strict=True)
     ]
 
@@ -129,4 +120,4 @@ def _bins_of(scores: Doubles) -> Rows:
     """(N,) bin of each score, from 0 without gaps: by the share of scores that are below it."""
     wanted = min(_MOST_BINS, max(1, len(scores) // _LEAST_ROWS))
     below = np.searchsorted(np.sort(scores), scores)
-    return np.unique(below * wanted // len(scores), return_inverse=True)[1].reshape(-1).astype(np.int64)
+    return renumbered(below * wanted // len(scores))

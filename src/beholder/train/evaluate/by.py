@@ -12,12 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from beholder.train.evaluate.bins import LEAST_GROUPS
-from beholder.train.evaluate.evaluation import Comparisons, How
+from beholder.train.evaluate.evaluation import Comparisons
 from beholder.train.measures import Comparison, Interval, Measures, Predictor
 from beholder.train.pair_measures import PairComparison
-
-Doubles = npt.NDArray[np.float64]
-Rows = npt.NDArray[np.int64]
+from beholder.train.resampling import Resampling
+from beholder.train.rows import Doubles, Rows
 
 LEAST = 10
 """Smaller groups are counted, and not measured."""
@@ -110,15 +109,13 @@ def by_column(
 
 
 def pictures_in(
-    measured: Comparisons, ratings: Doubles, weights: Doubles, groups: Rows, how: How
+    measured: Comparisons, ratings: Doubles, weights: Doubles, groups: Rows, how: Resampling
 ) -> Callable[[Rows], list[InGroup]]:
     """A function that measures some pictures; predictions are those of maps for all pictures."""
 
     def measure(rows: Rows) -> list[InGroup]:
-        compared = Comparison(
-            [Predictor(one.scores[rows], (measured.measure,)) for one in measured.judged],
-            ratings[rows], weights=weights[rows], groups=groups[rows], level=how.level, resamples=how.resamples, seed=how.seed,
-        )  # fmt: skip
+        predictors = [Predictor(one.scores[rows], (measured.measure,)) for one in measured.judged]
+        compared = Comparison(predictors, ratings[rows], weights=weights[rows], groups=groups[rows], how=how)
         return [
             InGroup(
                 name=one.name,
@@ -131,14 +128,12 @@ def pictures_in(
     return measure
 
 
-def pairs_in(measured: Comparisons, votes: Doubles, groups: Rows, how: How) -> Callable[[Rows], list[InGroup]]:
+def pairs_in(measured: Comparisons, votes: Doubles, groups: Rows, how: Resampling) -> Callable[[Rows], list[InGroup]]:
     """A function that measures some pairs; groups (P, 2) as of `compare_pairs`."""
 
     def measure(rows: Rows) -> list[InGroup]:
-        compared = PairComparison(
-            [one.scores[rows] for one in measured.judged],
-            np.ones(len(rows)), votes=votes[rows], groups=groups[rows], level=how.level, resamples=how.resamples, seed=how.seed,
-        )  # fmt: skip
+        apart = [one.scores[rows] for one in measured.judged]
+        compared = PairComparison(apart, np.ones(len(rows)), votes=votes[rows], groups=groups[rows], how=how)
         return [
             InGroup(name=one.name, value=_told(compared.measures(at), measured.measure), residual=None)
             for at, one in enumerate(measured.judged)

@@ -1,41 +1,32 @@
-"""What an evaluation found, as numbers: each head's measures, their differences, and those of groups of pictures."""
+"""Heads measured on the same pictures or pairs: each head's measures, their differences, and their calibration.
+
+Ranks are of the scores as they are, errors of these after a line that was fitted to other pictures.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
-from beholder.train.evaluate.bins import Bin
+from beholder.errors import InputError
+from beholder.train.evaluate.bins import Bin, Curve, calibration_bins
 from beholder.train.evaluate.scored import Scored
-from beholder.train.measures import Comparison, Interval, Measures
+from beholder.train.folds import out_of_fold, planned_folds
+from beholder.train.measures import SCALED, Comparison, Interval, Measures, Predictor
 from beholder.train.pair_measures import PairComparison
+from beholder.train.public import on_the_scale
+from beholder.train.resampling import Resampling
+from beholder.train.rows import Doubles, Rows
 
-Doubles = npt.NDArray[np.float64]
 Unit = Literal["pictures", "pairs"]
 
 REAL, NOT_TOLD_APART = "real", "not told apart"
 """What an interval of a difference says: that it leaves out 0, or not."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class How:
-    """How measures are made.
-
-    Attributes:
-        cut: ratings from here up are good; None: the weighted median, of marks 0.5.
-        level: of intervals.
-        resamples: None: by the number of rows.
-        seed: of folds and resamples.
-    """
-
-    cut: float | None = None
-    level: float = 0.95
-    resamples: int | None = None
-    seed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,53 +97,121 @@ def verdict(interval: Interval) -> str:
     return REAL if interval.is_real else NOT_TOLD_APART
 
 
-@dataclass(frozen=True, kw_only=True)
-class Detail:
-    """What `Judged` has of a head beside its measures."""
-
-    slope: float
-    intercept: float
-    scores: Doubles
-    predicted: Doubles
-    bins: tuple[Bin, ...]
-
-
-def comparisons_of(
-    unit: Unit,
-    measure: str,
+def compare_pictures(
     scored: Sequence[Scored],
-    compared: Comparison | PairComparison,
-    details: Sequence[Detail],
+    ratings: Doubles,
+    weights: Doubles,
+    groups: Rows,
+    samples: Sequence[str],
+    how: Resampling,
+    *,
+    cut: float | None = None,
+    is_marks: bool,
 ) -> Comparisons:
-    """All heads, best first, and each one's measures less those of each later one.
+    """Measure heads against ratings of pictures.
 
     Args:
-        unit: what is measured.
-        measure: which of the measures heads are put in order by.
-        scored: the heads.
-        compared: their measures, in this order, and after them those of one guess for all.
-        details: of each.
+        scored: with (n,) finite scores each.
+        ratings: (n,) finite, not all the same; or marks 0 and 1.
+        weights: (n,) > 0.
+        groups: (n,) numbers from 0: what is resampled, and left out of a fit, together.
+        samples: n names, by which folds are drawn.
+        how: resamples and intervals.
+        cut: ratings from here up are good; None: the weighted median, of marks 0.5.
+        is_marks: whether a logistic curve, in place of a line, leads from scores to ratings.
+
+    Raises:
+        InputError: all pictures are one group.
     """
-    measures = [compared.measures(at) for at in range(len(scored))]
-    values = np.array([one[measure].value for one in measures])
-    order = [int(at) for at in np.argsort(np.where(np.isnan(values), np.inf, -values), kind="stable")]
+    if int(groups.max()) < 1:
+        raise InputError(
+            f"all {len(groups):,} measured pictures belong together (near-duplicates, or by --split-by), so nothing can be "
+            "left out or resampled; rate others, or group by something finer"
+        )
+    folds, fitter = planned_folds(groups, samples, how.seed), partial(on_the_scale, is_marks=is_marks)
+    lines = [out_of_fold(folds, fitter, one.scores, ratings, weights) for one in scored]
+    flat = out_of_fold(folds, fitter, np.zeros(len(ratings)), ratings, weights)
+    compared = Comparison(
+        [*(Predictor(one.scores, scaled=line) for one, line in zip(scored, lines, strict=True)), Predictor(flat, SCALED)],
+        ratings,
+        weights=weights,
+        groups=groups,
+        cut=0.5 if is_marks and cut is None else cut,
+        how=how,
+    )
+    predicted = [line.mean(axis=0) for line in lines]
+    curves = [Curve(scores=one.scores, ratings=ratings, predicted=line) for one, line in zip(scored, predicted, strict=True)]
+    bins = calibration_bins(curves, weights, groups, how)
+    judged = []
+    for at, one in enumerate(scored):
+        line = fitter(one.scores, ratings, weights)
+        has_line = np.ptp(one.scores) > 0
+        judged.append(
+            Judged(
+                name=one.name,
+                source=one.source,
+                column=one.column,
+                measures=compared.measures(at),
+                slope=line.slope if has_line else math.nan,
+                intercept=line.intercept if has_line else math.nan,
+                scores=one.scores,
+                predicted=predicted[at],
+                bins=bins[at],
+            )
+        )
+    return _ordered("pictures", "pair_accuracy" if is_marks else "srcc", judged, compared)
+
+
+def compare_pairs(
+    scored: Sequence[Scored], better: Rows, worse: Rows, votes: Doubles, groups: Rows, how: Resampling
+) -> Comparisons:
+    """Measure heads on pairs that are no ties.
+
+    Args:
+        scored: with (n,) finite scores each.
+        better: (P,) places in the scores.
+        worse: (P,) those of the other pictures.
+        votes: (P,) > 0.
+        groups: (P, 2) the group of the better picture and of the worse one: what is resampled together.
+        how: resamples and intervals.
+    """
+    apart = [one.scores[better] - one.scores[worse] for one in scored]
+    compared = PairComparison([*apart, np.zeros(len(better))], np.ones(len(better)), votes=votes, groups=groups, how=how)
+    curves = [Curve(scores=np.abs(one), ratings=(np.sign(one) + 1) / 2) for one in apart]
+    bins = calibration_bins(curves, votes, groups, how)
     judged = [
         Judged(
-            name=scored[at].name, source=scored[at].source, column=scored[at].column, measures=measures[at],
-            slope=details[at].slope, intercept=details[at].intercept, scores=details[at].scores,
-            predicted=details[at].predicted, bins=details[at].bins,
+            name=one.name,
+            source=one.source,
+            column=one.column,
+            measures=compared.measures(at),
+            slope=math.nan,
+            intercept=math.nan,
+            scores=apart[at],
+            predicted=np.empty(0),
+            bins=bins[at],
         )
-        for at in order
-    ]  # fmt: skip
+        for at, one in enumerate(scored)
+    ]
+    return _ordered("pairs", "pair_accuracy", judged, compared)
+
+
+def _ordered(unit: Unit, measure: str, judged: Sequence[Judged], compared: Comparison | PairComparison) -> Comparisons:
+    """All heads, best first by a measure, and each one's measures less those of each later one.
+
+    `compared` has the heads in the order of `judged`, and after them one guess for all.
+    """
+    values = np.array([one.measures[measure].value for one in judged])
+    order = [int(at) for at in np.argsort(np.where(np.isnan(values), np.inf, -values), kind="stable")]
     differences = [
-        Difference(first=scored[one].name, second=scored[other].name, measures=compared.difference(one, other))
+        Difference(first=judged[one].name, second=judged[other].name, measures=compared.difference(one, other))
         for place, one in enumerate(order)
         for other in order[place + 1 :]
     ]
     return Comparisons(
         unit=unit,
         measure=measure,
-        judged=tuple(judged),
-        constant=compared.measures(len(scored)),
+        judged=tuple(judged[at] for at in order),
+        constant=compared.measures(len(judged)),
         differences=tuple(differences),
     )

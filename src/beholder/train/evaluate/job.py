@@ -4,33 +4,36 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from beholder.errors import InputError
 from beholder.notices import doing
 from beholder.train.evaluate.by import ByColumn, InGroup, by_column, labels_of_pairs, pairs_in, pictures_in
-from beholder.train.evaluate.evaluation import Comparisons, How, Judged
+from beholder.train.evaluate.evaluation import Comparisons, Judged, compare_pairs, compare_pictures
 from beholder.train.evaluate.options import EvaluateOptions
-from beholder.train.evaluate.pairs import compare_pairs
-from beholder.train.evaluate.pictures import compare_pictures
 from beholder.train.evaluate.scored import Found, Scored, find_scored
-from beholder.train.evaluate.unseen import leave_out_trained
 from beholder.train.folds import FEW_GROUPS, list_sha256
-from beholder.train.measures import CONSTANT
-from beholder.train.noise import Ceiling, MeanRatings, noise_ceiling, pair_ceiling, suspicious_marks, suspicious_ratings
-from beholder.train.rated import Labels, labels_of, names_at, rated_pairs, ratings_record, variances_of
+from beholder.train.measures import CONSTANT, finite_or_none
+from beholder.train.noise import Ceiling, noise_ceiling, pair_ceiling, suspicious_marks, suspicious_ratings
+from beholder.train.rated import Labels, labels_of, rated_pairs, ratings_record, variances_of
 from beholder.train.ratings.findings import number_of
 from beholder.train.ratings.match import FEWEST_RATINGS
 from beholder.train.ratings.ratings import Numbers, Ratings
 from beholder.train.ratings.read import read_ratings
+from beholder.train.ratings.rows import names_at
+from beholder.train.resampling import Resampling
+from beholder.train.rows import Doubles
 from beholder.train.threads import at_most
-from beholder.train.together import together
+from beholder.train.together import Near, together
+from beholder.train.trained_on import lost_line, not_near, share_in_words
 
-Doubles = npt.NDArray[np.float64]
+LEAST_UNSEEN = 20
+"""So many pictures (or pairs) that no head was trained on are enough to be measured on alone."""
+
+_LOST_WAY = "run this where it is, or score with a name that beholder models add gave it"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +88,7 @@ class _Asked:
         scored: heads, with the scores of these.
         groups: (n,) what is resampled together.
         labels: by column, (N,) the group of each rated picture.
-        options: of the job; how: of the measures.
+        options: of the job; how: resamples and intervals.
         notes: lines about measuring, to which others are added.
     """
 
@@ -95,7 +98,7 @@ class _Asked:
     groups: Numbers
     labels: dict[str, Labels]
     options: EvaluateOptions
-    how: How
+    how: Resampling
     notes: list[str]
 
     def by(
@@ -134,10 +137,9 @@ def _evaluate(options: EvaluateOptions) -> Evaluation:
         found = find_scored(ratings, options)
     _check_others(found.scored, ratings, options)
     notes: list[str] = []
-    labels = {name: _labels(name, ratings, options) for name in dict.fromkeys((*options.by, options.split_by)) if name}
-    unseen = leave_out_trained(
-        _in_all(found.scored, ratings, notes), found.scored, ratings, None if found.near is None else found.near.pairs
-    )
+    columns = [name for name in dict.fromkeys((*options.by, options.split_by)) if name]
+    labels = {name: labels_of(name, ratings, options.ratings, options, "--by and --split-by") for name in columns}
+    unseen = _leave_out_trained(_in_all(found.scored, ratings, notes), found.scored, ratings, found.embedded.near)
     kept = unseen.kept
     notes += unseen.notes
     asked = _Asked(
@@ -147,7 +149,7 @@ def _evaluate(options: EvaluateOptions) -> Evaluation:
         groups=_groups(kept, labels, found, options, notes),
         labels=labels,
         options=options,
-        how=How(cut=options.good_from, seed=options.seed),
+        how=Resampling(seed=options.seed),
         notes=notes,
     )
     with doing("measuring"):
@@ -171,19 +173,13 @@ def _evaluate(options: EvaluateOptions) -> Evaluation:
     for head in record["heads"]:
         head["trained_on_share"] = unseen.shares.get(head["name"])
     return Evaluation(
-        **{item.name: getattr(measured, item.name) for item in fields(Measured)},
+        **vars(measured),
         ratings=ratings,
         remarks=record["remarks"],
         notes=notes,
         warnings=unseen.warnings,
         record=record,
     )
-
-
-def _labels(column: str, ratings: Ratings, options: EvaluateOptions) -> Labels:
-    """(N,) the group of each rated picture."""
-    assert options.ratings is not None
-    return labels_of(column, ratings, options.ratings, options, "--by and --split-by")
 
 
 def _check_others(scored: Sequence[Scored], ratings: Ratings, options: EvaluateOptions) -> None:
@@ -220,11 +216,74 @@ def _in_all(scored: Sequence[Scored], ratings: Ratings, notes: list[str]) -> Num
     return kept.astype(np.int64)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Unseen:
+    """What is measured of n pictures that all heads score.
+
+    Attributes:
+        kept: places of the pictures in the ratings.
+        notes: what was left out.
+        warnings: a line for each head that was trained on pictures it is measured on.
+        shares: by head, of the kept pictures the share that it was trained on; only of heads whose record says which.
+    """
+
+    kept: Numbers
+    notes: list[str]
+    warnings: list[str]
+    shares: dict[str, float]
+
+
+def _leave_out_trained(kept: Numbers, scored: Sequence[Scored], ratings: Ratings, near: Near | None) -> _Unseen:
+    """Leave out the pictures that any head was trained on, where enough others are there.
+
+    Args:
+        kept: places of the pictures in the ratings.
+        scored: the heads.
+        ratings: which pictures are rated.
+        near: near-duplicates among all rated pictures; what is one of a trained picture is left out as well.
+    """
+    known = [one.seen.at(kept) for one in scored if one.seen is not None]
+    surely = {seen.name: seen.surely() for seen in known}
+    in_any = np.logical_or.reduce([*surely.values(), np.zeros(len(kept), np.bool_)])
+    left = not_near(in_any, None if near is None else near.among(kept).pairs)
+    notes = [lost_line(one.name, one.lost, _LOST_WAY) for one in scored if one.lost is not None]
+    notes += [line for seen in known for line in seen.lines_by_place("name embeddings of them as a source as well")]
+    if in_any.any() and _is_enough(kept[left], ratings):
+        told = ", ".join(f"{name} on {np.count_nonzero(mask):,}" for name, mask in surely.items() if mask.any())
+        notes.append(
+            f"Of {number_of(len(kept), 'picture')} {len(kept) - len(left):,} are left out for all heads, since a head was "
+            f"trained on them ({told}) or on near-duplicates of them; the other {len(left):,} are measured."
+        )
+    else:
+        left = np.arange(len(kept))
+    shares = {seen.name: seen.at(left).share() for seen in known}
+    warnings = [_warning(*one) for one in shares.items() if one[1] > 0]
+    return _Unseen(kept=kept[left], notes=notes, warnings=warnings, shares=shares)
+
+
+def _is_enough(left: Numbers, ratings: Ratings) -> bool:
+    """Whether something can be measured on these pictures."""
+    if ratings.pairs is None:
+        return len(left) >= LEAST_UNSEEN and bool(np.ptp(ratings.values[left]) > 0)
+    is_left = np.zeros(ratings.num_samples, np.bool_)
+    is_left[left] = True
+    pairs = ratings.pairs
+    return int(np.count_nonzero(is_left[pairs.better] & is_left[pairs.worse] & ~pairs.is_tie)) >= LEAST_UNSEEN
+
+
+def _warning(name: str, share: float) -> str:
+    return (
+        f"{name} was trained on {share_in_words(share)} of the measured pictures, so its figures are too good, and so is its "
+        "lead over other heads: they say how well it fits, not how well it predicts. What train printed of it is of pictures "
+        f"that it had not seen; to measure it here, rate at least {LEAST_UNSEEN} others."
+    )
+
+
 def _groups(kept: Numbers, labels: dict[str, Labels], found: Found, options: EvaluateOptions, notes: list[str]) -> Numbers:
     """(n,) groups of the measured pictures, and what is to be said of them."""
     groups, said = together(
         len(kept),
-        None if found.near is None else found.near.among(kept),
+        None if found.embedded.near is None else found.embedded.near.among(kept),
         None if options.split_by is None else labels[options.split_by][kept],
         options.split_by,
         wanted=bool(options.near_duplicates),
@@ -247,11 +306,11 @@ def _of_pictures(asked: _Asked) -> Measured:
         if np.ptp(weights) > 0:
             asked.notes.append("A picture counts by its votes; with --weigh-by pictures all count the same.")
     is_marks = ratings.kind == "decisions"
-    names = names_at(ratings, kept)
-    compared = compare_pictures(asked.scored, truth, weights, groups, names, how, is_marks=is_marks)
+    names = names_at(ratings.samples, kept)
+    cut = asked.options.good_from
+    compared = compare_pictures(asked.scored, truth, weights, groups, names, how, cut=cut, is_marks=is_marks)
     known = variances_of(ratings)
     variances = np.full(len(kept), np.nan) if known is None else known[kept]
-    rated = MeanRatings(truth, variances, np.full(len(kept), np.nan))
     predicted = compared.judged[0].predicted
     odd = suspicious_marks(truth, predicted) if is_marks else suspicious_ratings(truth, predicted, variances)
     return Measured(
@@ -260,7 +319,7 @@ def _of_pictures(asked: _Asked) -> Measured:
         weights=weights,
         compared=compared,
         by=asked.by(compared, pictures_in(compared, truth, weights, groups, how), lambda labels: labels),
-        ceiling=noise_ceiling(rated, weights=weights, groups=groups, level=how.level, resamples=how.resamples, seed=how.seed),
+        ceiling=noise_ceiling(truth, variances, weights=weights, groups=groups, how=how),
         suspicious=odd.to_json(names, truth, predicted),
     )
 
@@ -284,16 +343,14 @@ def _of_pairs(asked: _Asked) -> Measured:
     of_pairs = np.stack([groups[better], groups[worse]], axis=1)
     compared = compare_pairs(asked.scored, better, worse, weights, of_pairs, how)
     return Measured(
-        samples=names_at(asked.ratings, kept[np.unique(np.concatenate([better, worse]))]),
+        samples=names_at(asked.ratings.samples, kept[np.unique(np.concatenate([better, worse]))]),
         truth=np.ones(len(better)),
         weights=weights,
         compared=compared,
         by=asked.by(
             compared, pairs_in(compared, weights, of_pairs, how), lambda labels: labels_of_pairs(labels, better, worse)
         ),
-        ceiling=pair_ceiling(
-            left, right, targets, votes, groups=groups, level=how.level, resamples=how.resamples, seed=how.seed
-        ),
+        ceiling=pair_ceiling(left, right, targets, votes, groups=groups, how=how),
         suspicious=[],
     )
 
@@ -316,10 +373,10 @@ def _record(measured: Measured, found: Found, asked: _Asked) -> dict[str, Any]:
             "num_pictures": len(measured.samples),
             "num_groups": first.num_groups,
             "samples_sha256": list_sha256(measured.samples),
-            "near_duplicates": options.near_duplicates if found.near is not None else None,
+            "near_duplicates": options.near_duplicates if found.embedded.near is not None else None,
             "split_by": options.split_by,
             "weigh_by": "votes" if np.ptp(measured.weights) > 0 else compared.unit,
-            "cut": _finite(first.cut),
+            "cut": finite_or_none(first.cut),
             "level": first.level,
             "num_resamples": first.num_resamples,
             "ordered_by": compared.measure,
@@ -352,10 +409,6 @@ def _head_record(at: int, one: Judged, compared: Comparisons) -> dict[str, Any]:
         "measures": one.measures.to_json(),
         "difference": None if difference is None else difference.measures.to_json(),
         "verdict": None if difference is None else difference.verdict(compared.measure),
-        "map": {"slope": _finite(one.slope), "intercept": _finite(one.intercept)},
+        "map": {"slope": finite_or_none(one.slope), "intercept": finite_or_none(one.intercept)},
         "calibration": [one_bin.to_json() for one_bin in one.bins],
     }
-
-
-def _finite(value: float) -> float | None:
-    return value if np.isfinite(value) else None

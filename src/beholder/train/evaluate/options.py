@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from beholder.errors import InputError
 from beholder.options import option
-from beholder.train.measured_options import JudgedOptions
+from beholder.train.options import JudgedOptions
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -25,17 +24,14 @@ from beholder.sources.detect import detect
 from beholder.sources.find import find_parts
 from beholder.sources.reader import ReadOptions, SourceOptions
 from beholder.train.evaluate.options import EvaluateOptions
-from beholder.train.folds import near_pairs
 from beholder.train.public import public_heads, scores_of
+from beholder.train.rated import values_at
 from beholder.train.ratings.match import Matched, match_ratings
 from beholder.train.ratings.ratings import Numbers, Ratings
-from beholder.train.rows import usable_rows
-from beholder.train.sketches import Sketched, sketched
+from beholder.train.rows import Doubles, usable_rows
 from beholder.train.source import EmbeddingSource, open_source
-from beholder.train.together import Near
-from beholder.train.trained_on import Pictures, TrainedOn, keys_of, known_of, lost_file, pictures_of
-
-Doubles = npt.NDArray[np.float64]
+from beholder.train.together import Embedded
+from beholder.train.trained_on import Seen, keys_of, known_of, lost_file, pictures_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +43,7 @@ class Scored:
         source: where the scores, or the embeddings, are.
         column: that they stand in; None: made of embeddings.
         scores: (N,) float64, of each rated picture; NaN where there is none.
-        known: what the record beside the head says of the pictures that it was trained on; None where there is no record.
-        pictures: the N rated ones, by their names in the ratings and in the source, where they may be compared with that.
+        seen: which of the rated pictures the head was trained on; None where there is no record of it.
         lost: the file of the head, where a record may have been, if it is not there any more.
     """
 
@@ -56,8 +51,7 @@ class Scored:
     source: str
     column: str | None
     scores: Doubles
-    known: TrainedOn | None = None
-    pictures: Pictures | None = None
+    seen: Seen | None = None
     lost: str | None = None
 
 
@@ -67,16 +61,14 @@ class Found:
 
     Attributes:
         scored: columns in the order of their sources, then heads.
-        near: near-duplicates among the rated pictures; None where they were not looked for, or no source has embeddings.
-        sketched: of the embeddings of the rated pictures; None where no source has embeddings.
+        embedded: what the embeddings of the rated pictures say.
         remarks: what a summary says of matching and reading, in full sentences.
         ways: in which way how many rated pictures were found, in the first source (`Matched.ways`).
         missing: a line for each public head that cannot be had.
     """
 
     scored: list[Scored] = field(default_factory=list)
-    near: Near | None = None
-    sketched: Sketched | None = None
+    embedded: Embedded = field(default_factory=Embedded)
     remarks: list[str] = field(default_factory=list)
     ways: Mapping[str, int] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
@@ -105,7 +97,7 @@ def find_scored(ratings: Ratings, options: EvaluateOptions) -> Found:
     if bare or kept:
         _add_heads(bare or (kept if options.head else kept[:1]), bool(bare), ratings, options, found)
     found.scored = [
-        one if one.pictures is None else replace(one, pictures=one.pictures.with_sketches(found.sketched))
+        one if one.seen is None else replace(one, seen=replace(one.seen, name=one.name).with_sketches(found.embedded.sketched))
         for one in _told_apart(found.scored)
     ]
     if not found.scored:
@@ -177,14 +169,12 @@ def _add_columns(source: str, tables: Sequence[str], ratings: Ratings, options: 
                 values[matched.places] = _values_at(scores, name, matched.rows)
                 head = scores.head_names.get(name) or name
                 key = HeadKey.of_record(scores.head_record(name))
-                known = known_of(key, *named)
-                pictures = None
+                known, seen = known_of(key, *named), None
                 if known is not None:
-                    pictures = pictures_of(ratings, matched, _names_at(scores.samples(), matched.rows))
+                    names = values_at(scores.samples(), matched.rows).to_pylist()
+                    seen = Seen(name=head, known=known, pictures=pictures_of(ratings, matched, names))
                 lost = lost_file(key, *named) if known is None else None
-                found.scored.append(
-                    Scored(name=head, source=source, column=name, scores=values, known=known, pictures=pictures, lost=lost)
-                )
+                found.scored.append(Scored(name=head, source=source, column=name, scores=values, seen=seen, lost=lost))
     return kept
 
 
@@ -202,26 +192,9 @@ def _matched(ratings: Ratings, scores: ScoreSet, tables: Sequence[str], found: F
 
 def _values_at(scores: ScoreSet, column: str, rows: Numbers) -> Doubles:
     """Scores of rows, which ascend, as float64; NaN where there is none, or an infinite one."""
-    values = np.full(len(rows), np.nan)
-    at = 0
-    for batch in scores.batches([column]):
-        low, high = np.searchsorted(rows, [at, at + batch.num_rows])
-        if high > low:
-            some = batch.column(0).take(pa.array(rows[low:high] - at)).cast(pa.float64(), safe=False)
-            values[low:high] = pc.fill_null(some, np.nan).to_numpy()
-        at += batch.num_rows
+    some = values_at((batch.column(0) for batch in scores.batches([column])), rows).cast(pa.float64(), safe=False)
+    values = pc.fill_null(some, np.nan).to_numpy()
     return np.where(np.isfinite(values), values, np.nan)
-
-
-def _names_at(names: Iterator[pa.ChunkedArray], rows: Numbers) -> list[str]:
-    """Names of rows, which ascend."""
-    found: list[str] = []
-    at = 0
-    for some in names:
-        low, high = np.searchsorted(rows, [at, at + len(some)])
-        found += some.take(pa.array(rows[low:high] - at)).to_pylist()
-        at += len(some)
-    return found
 
 
 def _add_heads(places: Sequence[str], is_bare: bool, ratings: Ratings, options: EvaluateOptions, found: Found) -> None:
@@ -240,19 +213,17 @@ def _add_heads(places: Sequence[str], is_bare: bool, ratings: Ratings, options: 
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in excluded.items())
             found.remarks.append(f"Embeddings of rated pictures that cannot be used: {reasons}.")
         at = matched.places[usable]
-        found.sketched = sketched(ratings.num_samples, at, matrix, usable, source.backbone)
+        similarity = options.near_duplicates
+        found.embedded = Embedded.of(ratings.num_samples, at, matrix, usable, source.backbone, similarity)
         named = keys_of(options.head)
         for head in heads:
             values = np.full(ratings.num_samples, np.nan)
             values[at] = scores_of(head, matrix, usable)
             known = known_of(HeadKey.of_record(head.describe()), *named)
-            pictures = None if known is None else pictures_of(ratings, matched, read.names)
-            found.scored.append(
-                Scored(name=head.name, source=source.place, column=None, scores=values, known=known, pictures=pictures)
-            )
-        if options.near_duplicates:
-            pairs = at[near_pairs(matrix[usable], options.near_duplicates)]
-            found.near = Near(pairs=pairs, is_embedded=np.isin(np.arange(ratings.num_samples), at))
+            seen = None
+            if known is not None:
+                seen = Seen(name=head.name, known=known, pictures=pictures_of(ratings, matched, read.names))
+            found.scored.append(Scored(name=head.name, source=source.place, column=None, scores=values, seen=seen))
 
 
 def _heads(source: EmbeddingSource, is_bare: bool, options: EvaluateOptions, found: Found) -> list[Head]:

@@ -13,15 +13,12 @@ from beholder.train.ratings.layout import HistogramLayout
 from beholder.train.ratings.options import RatingsOptions
 from beholder.train.ratings.ratings import Floats, Numbers, Ratings
 from beholder.train.ratings.reliability import reliability
-from beholder.train.ratings.rows import Mask, Rows, note_duplicates, number_names, sums_by
-from beholder.train.ratings.scales import check_varied
-from beholder.train.ratings.tables import RatingTable, names_of, numbers_of
+from beholder.train.ratings.rows import Mask, Rows, check_varied, note_duplicates, sums_by
+from beholder.train.ratings.tables import RatingTable, numbers_of
 
 _SHARES_TO = 1.001
 """Rows that add up to at most this are shares of votes (rounded ones, perhaps), not numbers of them."""
 _MEAN_MAY_DIFFER = 0.02
-
-
 _MOST_VOTES = 1e10
 
 
@@ -35,11 +32,8 @@ def read_histogram(table: RatingTable, layout: HistogramLayout, options: Ratings
         InputError: no histogram can be used.
     """
     findings = Findings()
-    wanted = (layout.sample, *layout.columns, layout.total, layout.mean)
-    data = table.read(list(dict.fromkeys(name for name in wanted if name is not None)))
-    is_by_row = layout.sample is None
-    names = number_names(data.num_rows) if layout.sample is None else names_of(data[layout.sample], table.named, layout.sample)
-    rows = Rows.of(table.named, names, findings)
+    data = table.columns(layout.sample, *layout.columns, layout.total, layout.mean)
+    rows = table.sample_rows(data, layout.sample, findings)
     histogram, levels = _votes(rows, data, layout, table.named)
     too_many: Mask = np.asarray(np.any(histogram > _MOST_VOTES, axis=1))
     rows.drop(too_many, "no-count", "has more votes than there are people", "have more votes than there are people")
@@ -84,7 +78,7 @@ def read_histogram(table: RatingTable, layout: HistogramLayout, options: Ratings
         histogram=histogram,
         levels=levels,
         reliability=reliability(means, sums, squares) if counts is not None and (sums >= 1).all() else None,
-        is_by_row=is_by_row,
+        is_by_row=layout.sample is None,
         findings=tuple(findings.found),
     )
 

@@ -12,7 +12,7 @@ from beholder.columns import SAMPLE_COLUMN_NAMES
 from beholder.errors import ChoiceNeededError, InputError
 from beholder.io import schemas
 from beholder.train.ratings.options import PAIR_COLUMNS, RATING_COLUMN, SAMPLE_COLUMN, RatingsOptions
-from beholder.train.ratings.tables import NumberColumn, RatingTable, numbers_of
+from beholder.train.ratings.tables import RatingTable, numbers_of
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -194,16 +194,13 @@ class _Columns:
         kind = self.type_of(name)
         return schemas.is_number(kind) or schemas.is_text(kind) or pa.types.is_boolean(kind)
 
-    def numbers(self, name: str) -> NumberColumn:
-        return numbers_of(self.table.read([name]).column(0))
-
     def holds_numbers(self, name: str) -> bool:
         """Whether most of what stands there is a number; of CSV that needs a look at the values."""
         if schemas.is_number(self.type_of(name)):
             return True
         if not schemas.is_text(self.type_of(name)):
             return False
-        found = self.numbers(name)
+        found = numbers_of(self.table.read([name]).column(0))
         known = ~found.is_missing
         return bool(known.any()) and int(found.is_text.sum()) * 2 < int(known.sum())
 

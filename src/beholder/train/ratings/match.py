@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from beholder.errors import InputError
 from beholder.train.ratings.findings import Finding, Findings, is_or_are, number_of
 from beholder.train.ratings.ratings import Numbers, Ratings
+from beholder.train.ratings.rows import names_at
 
 FEWEST_RATINGS = 5
 """From fewer nothing can be fitted, and nothing measured."""
@@ -93,7 +94,7 @@ def match_ratings(ratings: Ratings, names: NameReader, *, fewest: int = FEWEST_R
         count = len(unsure)
         fits = is_or_are(count, "fits", "fit")
         text = f"{number_of(count, 'rated picture')} {fits} several pictures of the set, or several fit one; none is taken"
-        findings.note("ambiguous", count, text, (ratings.samples[int(place)].as_py() for place in unsure[:3]), is_warning=True)
+        findings.note("ambiguous", count, text, names_at(ratings.samples, unsure[:3]), is_warning=True)
     found = Matched(row_of=row_of, ways=ways, num_rows=num_rows, findings=())
     _check_any(found, ratings, names, findings)
     _note_unmatched(found, ratings, names, findings)
@@ -282,7 +283,7 @@ def _note_unmatched(found: Matched, ratings: Ratings, names: NameReader, finding
         "unmatched",
         count,
         text,
-        (ratings.samples[int(place)].as_py() for place in lost[:3]),
+        names_at(ratings.samples, lost[:3]),
         is_warning=count * 2 > len(found.row_of),
     )
     unrated = found.num_rows - found.num_matched

@@ -1,23 +1,36 @@
-"""Tables with a rating in each row: one mean a picture, a row per rater, or keep and drop."""
+"""Tables and arrays with a rating in each row: one mean a picture, a row per rater, or keep and drop."""
 
 from __future__ import annotations
 
+import io
 import re
+import warnings
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from beholder.errors import InputError
-from beholder.io import schemas
+from beholder.errors import InputError, damaged
+from beholder.io import remote, schemas, storage
 from beholder.train.ratings.findings import Findings, is_or_are, number_of
 from beholder.train.ratings.layout import MeanLayout
 from beholder.train.ratings.options import RATING_COLUMN, RatingsOptions
 from beholder.train.ratings.ratings import DROP, KEEP, Floats, Numbers, Ratings, Votes
 from beholder.train.ratings.reliability import reliability
-from beholder.train.ratings.rows import Mask, Rows, distinct, note_duplicates, number_names, sums_by
-from beholder.train.ratings.scales import check_varied, note_mixed_scales, note_outlying
+from beholder.train.ratings.rows import (
+    Mask,
+    Rows,
+    check_varied,
+    distinct,
+    mask_of,
+    names_at,
+    note_duplicates,
+    note_mixed_scales,
+    note_outlying,
+    number_names,
+    sums_by,
+)
 from beholder.train.ratings.tables import FILE, NumberColumn, RatingTable, names_of, numbers_of
 
 _KEEP = ("keep", "kept", "like", "liked", "good", "yes", "true", "up", "accept", "accepted")
@@ -30,11 +43,9 @@ def read_mean(table: RatingTable, layout: MeanLayout, options: RatingsOptions) -
     """Ratings of a table with a rating in each row. Raises InputError where none can be used."""
     findings = Findings()
     group = next((name for name in table.schema.names if name.lower() in _GROUPS and _is_group(table, layout, name)), None)
-    wanted = (layout.sample, layout.rating, layout.rater, layout.count, layout.deviation, group)
-    data = table.read(list(dict.fromkeys(name for name in wanted if name is not None)))
+    data = table.columns(layout.sample, layout.rating, layout.rater, layout.count, layout.deviation, group)
     is_by_row = layout.sample is None
-    names = number_names(data.num_rows) if layout.sample is None else names_of(data[layout.sample], table.named, layout.sample)
-    rows = Rows.of(table.named, names, findings)
+    rows = table.sample_rows(data, layout.sample, findings)
     numbers, is_decision = _ratings_of(data[layout.rating], options)
     _drop_unusable(rows, numbers, layout.rating)
     rows.keep_scale(numbers.values, options)
@@ -77,6 +88,40 @@ def read_mean(table: RatingTable, layout: MeanLayout, options: RatingsOptions) -
     )
 
 
+def read_array(path: str, options: RatingsOptions) -> Ratings:
+    """Ratings of shape (N,) or (N, 1); NaN is a missing one. Raises InputError for other arrays."""
+    with remote.read_errors(path), storage.open_binary(path) as file:
+        data = file.read()
+    with damaged(lambda why: InputError(f"{path} cannot be read as .npy: {why}")), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # numpy and Python remark on odd headers; what matters is raised
+        array = np.load(io.BytesIO(data), allow_pickle=False)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1 or array.dtype.kind not in "fiub":
+        hint = "; are these the embeddings? ratings are one number a row (y_ratings.npy)" if array.ndim == 2 else ""
+        raise InputError(
+            f"{path} has shape {array.shape} and type {array.dtype}; ratings of shape (N,) or (N, 1) were expected{hint}"
+        )
+    findings = Findings()
+    values = array.astype(np.float64)
+    rows = Rows.of(path, number_names(len(values)), findings)
+    rows.drop(~np.isfinite(values), "missing", "has no finite rating", "have no finite rating")
+    rows.keep_scale(values, options)
+    _, samples = rows.samples()
+    found = values[rows.is_left]
+    check_varied(found, path)
+    note_outlying(found, samples, findings)
+    return Ratings(
+        kind="mean",
+        source=path,
+        layout=f"one rating a row, by place, for {len(values):,} rows",
+        samples=samples,
+        values=found,
+        is_by_row=True,
+        findings=tuple(findings.found),
+    )
+
+
 def decisions(
     named: str,
     layout: str,
@@ -97,7 +142,7 @@ def decisions(
     torn = np.flatnonzero(shares == 0.5)
     if torn.size:
         text = f"{number_of(len(torn), 'picture')} {is_or_are(len(torn))} kept as often as dropped, and left out"
-        findings.note("contradicting", len(torn), text, (samples[int(place)].as_py() for place in torn[:3]))
+        findings.note("contradicting", len(torn), text, names_at(samples, torn[:3]))
     stays = shares != 0.5
     found = np.where(shares[stays] > 0.5, KEEP, DROP)
     if found.size and np.ptp(found) == 0:
@@ -119,12 +164,25 @@ def decisions(
 def of_votes(
     named: str,
     layout: str,
-    samples: pa.LargeStringArray,
-    votes: Votes,
+    pictures: pa.LargeStringArray,
+    raters: pa.LargeStringArray,
+    values: Floats,
     options: RatingsOptions,
     findings: Findings,
 ) -> Ratings:
-    """Ratings of the kind `raters` from single votes: averaged, after the raters' own scales are taken out where asked for."""
+    """Ratings of the kind `raters` from single votes: averaged, after the raters' own scales are taken out where asked for.
+
+    Args:
+        named: where they are from.
+        layout: how they were understood.
+        pictures: (V,) names of what each vote is of.
+        raters: (V,) names of who gave it.
+        values: (V,) the votes.
+        options: `per_rater`.
+        findings: so far.
+    """
+    (sample, samples), (rater, people) = distinct(pictures), distinct(raters)
+    votes = Votes(raters=tuple(people.to_pylist()), rater=rater, sample=sample, value=values)
     note_mixed_scales(
         votes.value,
         votes.rater,
@@ -183,8 +241,7 @@ def _ratings_of(column: pa.ChunkedArray, options: RatingsOptions) -> tuple[Numbe
 
 
 def _is_in(words: pa.LargeStringArray, among: tuple[str, ...]) -> Mask:
-    found = pc.is_in(words, value_set=pa.array(among, pa.large_string())).fill_null(False)
-    return np.asarray(found.to_numpy(zero_copy_only=False), np.bool_)
+    return mask_of(pc.is_in(words, value_set=pa.array(among, pa.large_string())).fill_null(False))
 
 
 def _drop_unusable(rows: Rows, numbers: NumberColumn, column: str) -> None:
@@ -204,14 +261,12 @@ def _drop_unusable(rows: Rows, numbers: NumberColumn, column: str) -> None:
 
 
 def _of_raters(rows: Rows, values: Floats, raters: pa.LargeStringArray, layout: MeanLayout, options: RatingsOptions) -> Ratings:
-    missing = np.asarray(raters.is_null().to_numpy(zero_copy_only=False), np.bool_)
-    rows.drop(missing, "unknown-rater", "does not say who rated", "do not say who rated")
-    keys, samples = rows.samples()
-    left = rows.is_left
-    who, people = distinct(raters.filter(pa.array(left)))
-    votes = Votes(raters=tuple(people.to_pylist()), rater=who, sample=keys, value=values[left])
+    rows.drop(mask_of(raters.is_null()), "unknown-rater", "does not say who rated", "do not say who rated")
+    rows.check_any()
+    left = pa.array(rows.is_left)
+    pictures, people = rows.names.filter(left), raters.filter(left)
     said = f"a row per rater, column {layout.rater!r}, ratings in {layout.rating!r}"
-    return of_votes(rows.named, said, samples, votes, options, rows.findings)
+    return of_votes(rows.named, said, pictures, people, values[rows.is_left], options, rows.findings)
 
 
 def _counts(rows: Rows, data: pa.Table, column: str | None) -> Floats | None:
@@ -289,7 +344,7 @@ def _each_once(votes: Votes, samples: pa.LargeStringArray, findings: Findings) -
     count = len(again)
     were = number_of(count, "picture was", "pictures were")
     text = f"{were} rated more than once by one rater, whose ratings are averaged to one"
-    findings.note("duplicated", count, text, (samples[int(votes.sample[first[place]])].as_py() for place in again[:3]))
+    findings.note("duplicated", count, text, names_at(samples, votes.sample[first[again[:3]]]))
     values = np.bincount(inverse.reshape(-1), votes.value) / times
     order = np.argsort(first, kind="stable")
     kept = first[order]
@@ -325,6 +380,6 @@ def _evened(
     lost = len(samples) - len(pictures)
     text = f"{number_of(lost, 'picture')} {is_or_are(lost)} rated by none of the raters that are left, and left out"
     gone = np.setdiff1d(np.arange(len(samples)), pictures)
-    findings.note("missing", lost, text, (samples[int(place)].as_py() for place in gone[:3]))
+    findings.note("missing", lost, text, names_at(samples, gone[:3]))
     evened = Votes(raters=people, rater=who.reshape(-1), sample=which.reshape(-1), value=grand + moved)
     return evened, samples.take(pa.array(pictures))

@@ -12,7 +12,7 @@ from beholder.train.ratings.findings import Findings, is_or_are, number_of
 from beholder.train.ratings.layout import PairsLayout
 from beholder.train.ratings.options import RatingsOptions
 from beholder.train.ratings.ratings import Floats, Numbers, Pairs, Ratings
-from beholder.train.ratings.rows import Mask, Rows, sums_by
+from beholder.train.ratings.rows import Mask, Rows, mask_of, sums_by
 from beholder.train.ratings.tables import RatingTable, names_of, numbers_of
 
 _FIRST = ("left", "a", "first", "1st", "l", "one")
@@ -23,31 +23,25 @@ _TIE = ("tie", "equal", "same", "draw", "both", "neither", "=")
 def read_pairs(table: RatingTable, layout: PairsLayout, options: RatingsOptions) -> Ratings:
     """Pairs of a table. Raises InputError where none can be used."""
     findings = Findings()
-    wanted = [layout.first, layout.second, layout.choice, layout.votes, *(layout.side_votes or ())]
     for name in (layout.first, layout.second):
         if schemas.is_list(schemas.value_type(table.schema.field(name).type)):
             raise InputError(
                 f"{table.named}: column {name!r} holds vectors; pairs are joined to embeddings by name, so give two columns "
                 "that name the pictures"
             )
-    data = table.read(list(dict.fromkeys(name for name in wanted if name is not None)))
+    data = table.columns(layout.first, layout.second, layout.choice, layout.votes, *(layout.side_votes or ()))
     first, second = (names_of(data[name], table.named, name) for name in (layout.first, layout.second))
     both = pc.if_else(pc.is_null(second), pa.scalar(None, pa.large_string()), first)
     rows = Rows.of(table.named, both, findings)
-    rows.drop(
-        np.asarray(pc.fill_null(pc.equal(first, second), False).to_numpy(zero_copy_only=False), np.bool_),
-        "same-picture",
-        "pairs a picture with itself",
-        "pair a picture with itself",
-    )
+    is_same = mask_of(pc.fill_null(pc.equal(first, second), False))
+    rows.drop(is_same, "same-picture", "pairs a picture with itself", "pair a picture with itself")
     if layout.side_votes is not None:
         target, votes, first, second, rows = _both_sides(rows, data, layout, first, second)
     else:
         target = _targets(rows, data, layout, first, second, options)
         target, votes = _weights(rows, data, layout, target)
+    rows.check_any()
     left = rows.is_left
-    if not left.any():
-        rows.samples()
     one, other = first.filter(pa.array(left)), second.filter(pa.array(left))
     return of_pairs(table.named, _said(layout), one, other, target[left], votes[left], findings, is_assumed=layout.is_assumed)
 
@@ -211,7 +205,7 @@ def _by_words(
         is_it = pc.is_in(words, value_set=pa.array([*own, *({column.lower(), plain} - {""})], pa.large_string()))
         if names is not None:
             is_it = pc.or_kleene(is_it, pc.equal(texts, pc.utf8_trim_whitespace(names)))
-        target[np.asarray(is_it.fill_null(False).to_numpy(zero_copy_only=False), np.bool_)] = value
+        target[mask_of(is_it.fill_null(False))] = value
     unknown = np.isnan(target) & rows.is_left
     said = f"something in {layout.choice!r} that is neither of the two pictures"
     shown = [repr(texts[int(row)].as_py()) for row in np.flatnonzero(unknown)[:3]]

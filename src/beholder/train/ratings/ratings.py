@@ -110,16 +110,6 @@ class Ratings:
         return PurePosixPath(locations.without_query(self.source)).name if self.has_public_name else None
 
     @property
-    def lowest(self) -> float:
-        """The lowest rating there can be in this file: of histograms the lowest level, of single votes the lowest vote."""
-        return self._ends()[0]
-
-    @property
-    def highest(self) -> float:
-        """The highest, likewise."""
-        return self._ends()[1]
-
-    @property
     def scale(self) -> str:
         """From where to where the ratings go, in words."""
         if self.kind == "pairs":
@@ -128,7 +118,8 @@ class Ratings:
             return "keep (1) or drop (0)"
         whole = self.votes.value if self.votes is not None else self.levels if self.levels is not None else self.values
         steps = "whole numbers" if np.array_equal(whole, np.round(whole)) else "with fractions"
-        return f"{self.lowest:g} to {self.highest:g}, {steps}"
+        lowest, highest = (float(whole.min()), float(whole.max())) if whole.size else (math.nan, math.nan)
+        return f"{lowest:g} to {highest:g}, {steps}"
 
     def lines(self, *, with_names: bool = True) -> list[str]:
         """What a summary says: what the ratings are, how far they can be trusted, and each finding; in full sentences.
@@ -152,9 +143,3 @@ class Ratings:
                 f"vote {known.of_one:.3f}): the standard deviation of votes for one picture is {math.sqrt(known.within):.3g}."
             )
         return [*found, *(one.line(with_names=with_names) for one in self.findings)]
-
-    def _ends(self) -> tuple[float, float]:
-        if self.levels is not None:
-            return float(self.levels[0]), float(self.levels[-1])
-        known = self.votes.value if self.votes is not None else self.values
-        return (float(known.min()), float(known.max())) if known.size else (np.nan, np.nan)

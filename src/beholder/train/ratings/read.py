@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from os import PathLike
 from typing import Any
+
+import numpy as np
+import pyarrow as pa
 
 from beholder.errors import InputError
 from beholder.io import locations, storage
 from beholder.scoreset.foreign import as_source
-from beholder.scoreset.joined import mark_of
-from beholder.train.ratings import simulacra, tables
-from beholder.train.ratings.arrays import read_array
+from beholder.scoreset.joined import mark_of, read_marks
+from beholder.train.ratings import tables
+from beholder.train.ratings.findings import Findings
+from beholder.train.ratings.folders import liked_and_disliked, read_folders, read_stars
 from beholder.train.ratings.histograms import read_histogram
-from beholder.train.ratings.label_studio import is_label_studio, read_label_studio
 from beholder.train.ratings.layout import HistogramLayout, MeanLayout, layout_of
-from beholder.train.ratings.likes import liked_and_disliked, read_browse_marks, read_folders
-from beholder.train.ratings.means import read_mean
+from beholder.train.ratings.means import decisions, read_array, read_mean
 from beholder.train.ratings.options import RatingsOptions
+from beholder.train.ratings.other_tools import SQLITE_BYTES, is_label_studio, read_label_studio, read_simulacra
 from beholder.train.ratings.pairs import read_pairs
-from beholder.train.ratings.ratings import Ratings
-from beholder.train.ratings.stars import read_stars
+from beholder.train.ratings.ratings import DROP, KEEP, Ratings
 
 _HEAD_BYTES = 1 << 16
 
@@ -86,8 +89,8 @@ def _of_file(path: str, options: RatingsOptions) -> Ratings:
     head = storage.read_range(path, 0, _HEAD_BYTES)
     if not head:
         raise InputError(f"{path} is empty (0 bytes); ratings were expected")
-    if head.startswith(simulacra.FIRST_BYTES):
-        return simulacra.read_simulacra(path, options)
+    if head.startswith(SQLITE_BYTES):
+        return read_simulacra(path, options)
     if suffix.endswith(".npy"):
         return read_array(path, options)
     if suffix.endswith(tables.JSON):
@@ -108,13 +111,24 @@ def _of_json(path: str, options: RatingsOptions) -> Ratings:
     except ValueError:
         pass
     else:
-        return read_browse_marks(path)
+        return _of_marks(path)
     rows = tables.read_json(path)
     if not rows:
         raise InputError(f"{path} holds no rows; a list of objects, or an object a line, was expected")
     if is_label_studio(rows[0]):
         return read_label_studio(rows, path, options)
     return _of_table(tables.objects_table(rows, path), options)
+
+
+def _of_marks(path: str) -> Ratings:
+    """Marks of `beholder browse`; of each picture the last one counts. Raises InputError."""
+    marks = read_marks(path)
+    if not marks:
+        raise InputError(f"{path} holds no marks; mark pictures to keep and to drop in `beholder browse` first")
+    values = np.array([KEEP if word == "keep" else DROP for word in marks.values()])
+    samples = pa.array(list(marks), pa.large_string())
+    found = decisions(path, "marks of `beholder browse`", np.arange(len(marks)), samples, values, Findings())
+    return replace(found, has_public_name=False)
 
 
 def _of_table(table: tables.RatingTable, options: RatingsOptions) -> Ratings:

@@ -15,9 +15,11 @@ import pyarrow.compute as pc
 from beholder.errors import InputError
 from beholder.io import remote, schemas, storage
 from beholder.io.tables import check_names, header_of, open_table, read_objects
+from beholder.scoreset.row_names import whole
 from beholder.sources.labels import valid_text
-from beholder.train.ratings.findings import number_of
+from beholder.train.ratings.findings import Findings, number_of
 from beholder.train.ratings.ratings import Floats
+from beholder.train.ratings.rows import Mask, Rows, mask_of, number_names
 
 PARQUET, CSV, JSON = (".parquet", ".pq"), (".csv", ".tsv"), (".json", ".jsonl", ".ndjson")
 FILE = "(file)"
@@ -44,6 +46,15 @@ class RatingTable:
     kind: str
     schema: pa.Schema
     read: Callable[[Sequence[str]], pa.Table]
+
+    def columns(self, *names: str | None) -> pa.Table:
+        """These columns with all rows, each once; None is passed over."""
+        return self.read(list(dict.fromkeys(name for name in names if name is not None)))
+
+    def sample_rows(self, data: pa.Table, sample: str | None, findings: Findings) -> Rows:
+        """The rows of `data` that name a picture in the column `sample`; None: all, by their numbers. Raises InputError."""
+        names = number_names(data.num_rows) if sample is None else names_of(data[sample], self.named, sample)
+        return Rows.of(self.named, names, findings)
 
 
 def file_table(path: str) -> RatingTable:
@@ -168,11 +179,11 @@ def names_of(column: pa.ChunkedArray, named: str, name: str) -> pa.LargeStringAr
         )
     if pa.types.is_floating(column.type):
         column = column.cast(pa.float64())
-        whole = column.drop_null()
-        if pc.all(pc.equal(whole, pc.round(whole))).as_py() and pc.all(pc.less(pc.abs(whole), 2.0**53)).as_py():
+        known = column.drop_null()
+        if pc.all(pc.equal(known, pc.round(known))).as_py() and pc.all(pc.less(pc.abs(known), 2.0**53)).as_py():
             column = column.cast(pa.int64())
     texts = schemas.as_text(column)
-    array = _whole(texts).cast(pa.large_string())
+    array = whole(texts)
     return pc.if_else(pc.equal(pc.utf8_trim_whitespace(array), ""), pa.scalar(None, pa.large_string()), array)
 
 
@@ -188,11 +199,11 @@ class NumberColumn:
     """
 
     values: Floats
-    is_missing: np.ndarray[Any, np.dtype[np.bool_]]
-    is_text: np.ndarray[Any, np.dtype[np.bool_]]
+    is_missing: Mask
+    is_text: Mask
     texts: pa.LargeStringArray | None
 
-    def examples(self, rows: np.ndarray[Any, np.dtype[np.bool_]]) -> list[str]:
+    def examples(self, rows: Mask) -> list[str]:
         """What stands in the first three of these rows."""
         first = np.flatnonzero(rows)[:3]
         if self.texts is not None:
@@ -210,22 +221,12 @@ def numbers_of(column: pa.ChunkedArray) -> NumberColumn:
         is_missing, is_text = np.isnan(values), np.isinf(values)
         values[is_text] = np.nan
         return NumberColumn(values, is_missing, is_text, None)
-    texts = pc.utf8_trim_whitespace(_whole(schemas.as_text(column)).cast(pa.large_string()))
-    is_missing = ~_mask(pc.invert(pc.is_in(pc.utf8_lower(texts), value_set=_NO_VALUE)).fill_null(False))
-    is_missing |= _mask(pc.is_null(texts))
-    is_number = _mask(pc.match_substring_regex(texts, _NUMBER).fill_null(False))
+    texts = pc.utf8_trim_whitespace(whole(schemas.as_text(column)))
+    is_missing = ~mask_of(pc.invert(pc.is_in(pc.utf8_lower(texts), value_set=_NO_VALUE)).fill_null(False))
+    is_missing |= mask_of(pc.is_null(texts))
+    is_number = mask_of(pc.match_substring_regex(texts, _NUMBER).fill_null(False))
     values = np.full(len(texts), np.nan)
     values[is_number] = texts.filter(pa.array(is_number)).cast(pa.float64()).to_numpy(zero_copy_only=False)
     too_large = np.isinf(values)
     values[too_large] = np.nan
     return NumberColumn(values, is_missing, (~is_missing & ~is_number) | too_large, texts)
-
-
-def _whole(column: pa.ChunkedArray | pa.Array) -> pa.Array:
-    if isinstance(column, pa.Array):
-        return column
-    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
-
-
-def _mask(values: Any) -> Any:
-    return np.asarray(values.to_numpy(zero_copy_only=False), np.bool_)

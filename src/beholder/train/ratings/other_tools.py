@@ -1,12 +1,17 @@
-"""Label Studio's export of tasks (JSON): results of its Rating and Pairwise tags.
+"""Ratings as other tools keep them: Label Studio's export of tasks, and Simulacra Aesthetic Captions.
 
-The layout is that of https://labelstud.io/guide/task_format: a list of tasks, each with `data` and `annotations`, whose
-`result` has entries with `type`, `value` and `to_name`.
+The layout of the former is that of https://labelstud.io/guide/task_format: a JSON list of tasks, each with `data` and
+`annotations`, whose `result` has entries with `type` (of its Rating and Pairwise tags), `value` and `to_name`. The latter is an
+SQLite file with the tables that https://github.com/JD-P/simulacra-aesthetic-captions publishes: `ratings` (iid, rating, who),
+`images` (id, gid, idx) and, where it is there, `paths` (iid, path).
 """
 
 from __future__ import annotations
 
+import contextlib
+import math
 import re
+import sqlite3
 import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -15,12 +20,16 @@ import numpy as np
 import pyarrow as pa
 
 from beholder.errors import InputError
+from beholder.io import locations
 from beholder.sources.labels import valid_text
-from beholder.train.ratings.findings import Findings, number_of
+from beholder.train.ratings.findings import Findings, is_or_are, number_of
 from beholder.train.ratings.means import of_votes
 from beholder.train.ratings.options import RatingsOptions
 from beholder.train.ratings.pairs import of_pairs
-from beholder.train.ratings.ratings import Ratings, Votes
+from beholder.train.ratings.ratings import Ratings
+
+SQLITE_BYTES = b"SQLite format 3\0"
+_WHO = ("uid", "sid", "user", "user_id", "rater")
 
 _MOST_STARS = 1e9
 _UPLOAD = re.compile(r"/data/upload/(?:\d+/)?(?:[0-9a-f]{8}-)?(.+)$")
@@ -60,9 +69,7 @@ def read_label_studio(tasks: Sequence[Mapping[str, Any]], path: str, options: Ra
         ("unnamed", "without a picture or a value"),
     ):
         thing = {"unannotated": "task", "cancelled": "annotation"}.get(what, "result")
-        findings.note(
-            what, counts[what], f"{number_of(counts[what], thing)} {text} {'is' if counts[what] == 1 else 'are'} left out"
-        )
+        findings.note(what, counts[what], f"{number_of(counts[what], thing)} {text} {is_or_are(counts[what])} left out")
     if ratings and pairs:
         wanted = options.ratings_kind
         if wanted not in ("raters", "mean", "pairs"):
@@ -79,16 +86,9 @@ def read_label_studio(tasks: Sequence[Mapping[str, Any]], path: str, options: Ra
         raise InputError(
             f"{path} holds tasks of Label Studio, but no result of its Rating or Pairwise tag" + (f": {why}" if why else "")
         )
-    samples = _texts([sample for sample, _, _ in ratings]).dictionary_encode()
-    raters = _texts([rater for _, rater, _ in ratings]).dictionary_encode()
-    votes = Votes(
-        raters=tuple(raters.dictionary.to_pylist()),
-        rater=raters.indices.to_numpy().astype(np.int64),
-        sample=samples.indices.to_numpy().astype(np.int64),
-        value=np.array([row[2] for row in ratings]),
-    )
+    samples, raters = _texts([sample for sample, _, _ in ratings]), _texts([rater for _, rater, _ in ratings])
     layout = "a row per rater, Label Studio's Rating, raters in 'completed_by'"
-    return of_votes(path, layout, samples.dictionary.cast(pa.large_string()), votes, options, findings)
+    return of_votes(path, layout, samples, raters, np.array([row[2] for row in ratings]), options, findings)
 
 
 def _texts(found: Sequence[str]) -> pa.LargeStringArray:
@@ -167,3 +167,45 @@ def _name(place: str) -> str:
         if match is not None:
             return urllib.parse.unquote(match[1])
     return place
+
+
+def read_simulacra(path: str, options: RatingsOptions) -> Ratings:
+    """Ratings of such a file; pictures are named by `paths.path`, without that table by `images.id`. Raises InputError."""
+    if not locations.is_local(path):
+        raise InputError(f"{path}: an SQLite file is read from this machine only; copy it here")
+    address = locations.local_path(path).resolve().as_uri() + "?mode=ro&immutable=1"
+    try:
+        with contextlib.closing(sqlite3.connect(address, uri=True)) as connection:
+            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            if not {"ratings", "images"} <= tables:
+                raise InputError(
+                    f"{path} is an SQLite file with the tables {', '.join(sorted(tables)) or '(none)'}; ratings and images, as "
+                    "Simulacra Aesthetic Captions has them, were expected"
+                )
+            fields = [row[1] for row in connection.execute("PRAGMA table_info(ratings)")]
+            if not {"iid", "rating"} <= set(fields):
+                raise InputError(f"{path}: its table ratings has no iid and rating; it has {', '.join(fields)}")
+            who = next((name for name in _WHO if name in fields), None)
+            name, joined = (
+                ("p.path", "LEFT JOIN paths AS p ON p.iid = i.id") if "paths" in tables else ("CAST(i.id AS TEXT)", "")
+            )
+            rater = "'?'" if who is None else f"coalesce(CAST(r.{who} AS TEXT), '?')"
+            query = (
+                f"SELECT CAST(coalesce({name}, i.id) AS TEXT), {rater}, r.rating FROM ratings AS r "
+                f"JOIN images AS i ON i.id = r.iid {joined} ORDER BY r.rowid"
+            )
+            rows = connection.execute(query).fetchall()
+            (total,) = connection.execute("SELECT count(*) FROM ratings").fetchone()
+    except (sqlite3.Error, UnicodeError) as error:
+        raise InputError(f"{path} cannot be read as SQLite: {error}") from None
+    findings = Findings()
+    findings.note("unmatched", total - len(rows), f"{number_of(total - len(rows), 'rating')} of no image in the file, left out")
+    usable = [row for row in rows if isinstance(row[2], int | float) and math.isfinite(row[2])]
+    count = len(rows) - len(usable)
+    findings.note("missing", count, f"{number_of(count, 'row')} without a rating {is_or_are(count)} left out")
+    if not usable:
+        raise InputError(f"{path} holds no ratings of its images")
+    samples, raters = (pa.array([row[side] for row in usable], pa.large_string()) for side in (0, 1))
+    values = np.array([row[2] for row in usable], np.float64)
+    layout = "a row per rater, tables of Simulacra Aesthetic Captions"
+    return of_votes(path, layout, samples, raters, values, options, findings)

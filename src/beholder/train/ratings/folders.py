@@ -1,22 +1,63 @@
-"""Stars in a folder of pictures: from XMP sidecars, or from the XMP inside the pictures."""
+"""Ratings that folders of pictures are: liked and disliked ones, or stars in XMP, in sidecars or inside the pictures."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 
 from beholder.errors import InputError
-from beholder.io import locations, remote, storage
+from beholder.io import remote, storage
 from beholder.io.xmp import REJECTED, SUFFIX, UNRATED, XmpRating, parse_rating, read_rating
 from beholder.pixels.xmp import embedded_packet
 from beholder.sources.file_kinds import PICTURE_SUFFIXES, RAW_SUFFIXES, suffix_of
 from beholder.train.ratings.findings import Findings, is_or_are, number_of
+from beholder.train.ratings.means import decisions
 from beholder.train.ratings.options import RatingsOptions
-from beholder.train.ratings.ratings import Ratings
-from beholder.train.ratings.scales import check_varied
+from beholder.train.ratings.ratings import DROP, KEEP, Ratings
+from beholder.train.ratings.rows import check_varied, distinct
+
+LIKED = ("liked", "like", "likes", "keep", "good", "yes", "up", "positive")
+DISLIKED = ("disliked", "dislike", "dislikes", "drop", "bad", "no", "down", "negative")
+"""Names of folders, by pairs."""
+
+
+def liked_and_disliked(folder: str, files: list[str]) -> tuple[str, str] | None:
+    """Two folders in a folder, by their names (`liked`, `disliked` and others alike); None where they are not there."""
+    names, root = {path.rsplit("/", 1)[0] for path in files}, storage.root_of(folder)
+    there = {name.rsplit("/", 1)[-1].lower(): name for name in sorted(names) if name.rpartition("/")[0] == root}
+    return next(
+        ((there[one], there[other]) for one, other in zip(LIKED, DISLIKED, strict=True) if {one, other} <= set(there)), None
+    )
+
+
+def read_folders(liked: str, disliked: str) -> Ratings:
+    """Two folders of pictures; samples are names of files, with the folders below the two. Raises InputError."""
+    findings = Findings()
+    names: list[str] = []
+    values: list[float] = []
+    for folder, value in ((liked, KEEP), (disliked, DROP)):
+        if not storage.is_folder(folder):
+            raise InputError(f"{folder} is no folder; liked and disliked pictures are two folders")
+        start = len(storage.root_of(folder)) + 1
+        inside = [path[start:] for path in storage.list_files(folder)]
+        mine = [name for name in inside if suffix_of(name) in PICTURE_SUFFIXES]
+        if not mine:
+            raise InputError(f"{folder} holds no pictures")
+        others = [name for name in inside if suffix_of(name) not in PICTURE_SUFFIXES]
+        among = "liked" if value == KEEP else "disliked"
+        text = f"{number_of(len(others), 'file')} among the {among} {is_or_are(len(others))} no picture, and passed over"
+        findings.note("no-picture", len(others), text, others)
+        names += mine
+        values += [value] * len(mine)
+    keys, samples = distinct(pa.array(names, pa.large_string()))
+    found = decisions(
+        f"{liked} and {disliked}", "pictures in two folders, liked and disliked", keys, samples, np.array(values), findings
+    )
+    return replace(found, has_public_name=False)
 
 
 def read_stars(folder: str, files: list[str], options: RatingsOptions) -> Ratings:
@@ -35,7 +76,7 @@ def read_stars(folder: str, files: list[str], options: RatingsOptions) -> Rating
         InputError: no picture has stars, or all have the same.
     """
     findings = Findings()
-    start = _start(folder, files)
+    start = len(storage.root_of(folder)) + 1
     inside = [path[start:] for path in files]
     pictures = [name for name in inside if suffix_of(name) in PICTURE_SUFFIXES | RAW_SUFFIXES]
     said = _of_sidecars(folder, files, inside, pictures, findings)
@@ -45,14 +86,6 @@ def read_stars(folder: str, files: list[str], options: RatingsOptions) -> Rating
     for name, found in embedded.items():
         said.setdefault(name, found)
     return _rated(folder, said, num_sidecars, num_embedded, len(pictures), options, findings)
-
-
-def _start(folder: str, files: list[str]) -> int:
-    """How many letters of each path are the folder's."""
-    if locations.is_local(folder):
-        return len(str(locations.local_path(folder)).rstrip("/")) + 1
-    fs, inner = remote.filesystem(folder)
-    return len(str(fs.unstrip_protocol(inner)).rstrip("/")) + 1
 
 
 def _of_sidecars(
