@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from sklearn.isotonic import IsotonicRegression
 
-from beholder.errors import InputError
 from beholder.train.calibrate.fit import conformal_margin, isotonic_map, quantile_map
 
 
@@ -25,10 +24,10 @@ def test_isotonic_equals_scikit_learn(decimals: int) -> None:
 
 def test_isotonic_by_hand() -> None:
     # 3 before 1 violates: both become 2.
-    found = isotonic_map([1, 2, 3], [3, 1, 5])
+    found = isotonic_map(np.array([1.0, 2, 3]), np.array([3.0, 1, 5]))
     assert found.values.tolist() == [2.0, 2.0, 5.0]
     assert found([0, 2.5, 9]).tolist() == [2.0, 3.5, 5.0]
-    assert isotonic_map([4.0], [2.0])([1.0]).tolist() == [2.0]
+    assert isotonic_map(np.array([4.0]), np.array([2.0]))([1.0]).tolist() == [2.0]
 
 
 def test_quantiles_give_the_other_distribution() -> None:
@@ -46,7 +45,7 @@ def test_the_ends_of_percentiles_are_kept_to_the_row(kind: type) -> None:
     # An exponential distribution's million quantiles: row r, from 0, has the percentile 100 r / 999,999.
     ranks = np.arange(1_000_000)
     scores = -np.log1p(-(ranks + 0.5) / 1_000_000).astype(kind)
-    found = quantile_map(scores[np.random.default_rng(0).permutation(1_000_000)], [0.0, 100.0])
+    found = quantile_map(scores[np.random.default_rng(0).permutation(1_000_000)], np.array([0.0, 100.0]))
     for percentile in (99.999, 99.99, 99.9, 99.0, 50.0):
         wanted = int((100 * ranks / 999_999 >= percentile).sum())
         assert int((scores >= found.least_reaching(percentile)).sum()) == pytest.approx(wanted, rel=0.003, abs=1)
@@ -65,15 +64,13 @@ def test_two_heads_keep_as_many_beyond_any_threshold() -> None:
 
 def test_quantiles_are_numpys() -> None:
     numbers = np.random.default_rng(3).gamma(2, size=777)
-    found = quantile_map(numbers, numbers, num_knots=11)
-    np.testing.assert_allclose(
-        np.intersect1d(found.scores.round(9), np.quantile(numbers, np.linspace(0, 1, 11)).round(9)).size, 11
-    )
+    found = quantile_map(numbers, numbers)
+    assert np.isin(np.quantile(numbers, np.linspace(0, 1, 1001)).round(9), found.scores.round(9)).all()
 
 
 def test_the_margin_of_groups_by_hand() -> None:
     # Each residual is half of its group; with the new group 3 in all, so .5 takes 1.5 groups: the third.
-    given = [1.0, -2.0, 3.0, 4.0], [0, 1, 0, 1]
+    given = np.array([1.0, -2.0, 3.0, 4.0]), np.array([0, 1, 0, 1])
     assert conformal_margin(given[0], 0.5, given[1]) == 3.0
     assert conformal_margin(given[0], 2 / 3, given[1]) == 4.0
     assert conformal_margin(given[0], 0.7, given[1]) == math.inf
@@ -84,8 +81,6 @@ def test_the_margin_of_groups_by_hand() -> None:
         == np.sort(np.abs(residuals))[89]
         == conformal_margin(residuals, 0.9)
     )
-    with pytest.raises(InputError, match="2 groups do not fit 1 residuals"):
-        conformal_margin([1.0], 0.5, [0, 1])
 
 
 def test_bounds_hold_as_often_as_they_say() -> None:
@@ -102,14 +97,5 @@ def test_bounds_hold_as_often_as_they_say() -> None:
 
 
 def test_the_margin_by_hand_and_with_too_few() -> None:
-    assert conformal_margin([-4, 1, 2, 3], 0.6) == 3.0  # the third of four: ceil(0.6 * 5)
-    assert conformal_margin([1.0, 2.0], 0.9) == math.inf
-
-
-def test_refused_in_one_line() -> None:
-    with pytest.raises(InputError, match="at least one row"):
-        isotonic_map([], [])
-    with pytest.raises(InputError, match="all 2"):
-        quantile_map([2, 2], [1, 3])
-    with pytest.raises(InputError, match="level"):
-        conformal_margin([1.0], 1.0)
+    assert conformal_margin(np.array([-4.0, 1, 2, 3]), 0.6) == 3.0  # the third of four: ceil(0.6 * 5)
+    assert conformal_margin(np.array([1.0, 2.0]), 0.9) == math.inf

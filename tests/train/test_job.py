@@ -83,14 +83,14 @@ def test_the_head_is_the_ridge_of_the_rated_rows(
     loaded = load_head(tmp_path / "head.safetensors")
     assert (loaded.name, loaded.dim) == ("head", DIM)
     np.testing.assert_array_equal(loaded.weight, found.head.weight)
-    assert hashlib.sha256((tmp_path / "head.safetensors").read_bytes()).hexdigest() == found.sha256
+    assert hashlib.sha256((tmp_path / "head.safetensors").read_bytes()).hexdigest() == found.record["sha256"]
 
 
 def test_what_is_written_beside_it(tmp_path: Path, means: tuple[Path, np.ndarray, np.ndarray]) -> None:
     path, at, ratings = means
     found = job(tmp_path, path, name="taste", licence="mit")
     record = json.loads((tmp_path / "head.json").read_text())
-    assert record["sha256"] == found.sha256
+    assert record["sha256"] == found.record["sha256"]
     assert record["ratings"]["num_matched"] == len(at)
     assert record["ratings"]["layout"] == "one rating a picture, column 'rating', votes in 'num_votes', deviations in 'std'"
     assert record["scale"] == {"lowest": ratings.min(), "highest": ratings.max(), "mean": pytest.approx(ratings.mean())}
@@ -164,7 +164,7 @@ def test_names_are_matched_and_it_is_said(tmp_path: Path, truth: np.ndarray) -> 
     lines = [[f"{row:03}.png", 5 + 3 * float(unit(made)[row] @ truth)] for row in range(30)]
     ratings = write_csv(tmp_path / "r.csv", ["file", "score"], [*lines, ["nowhere.png", 3.0]])
     found = job(tmp_path, ratings, sources=(str(tmp_path / "e.parquet"),))
-    assert found.matched.num_matched == 30
+    assert found.record["ratings"]["num_matched"] == 30
     assert found.record["test_samples"] == [f"{row:03}.png" for row in range(30)]
     told = "\n".join(found.record["remarks"])
     assert "30 of 31 rated pictures are in the set of 40." in told
@@ -192,7 +192,7 @@ def test_a_score_set_with_kept_embeddings_and_use_of_the_head(tmp_path: Path, sm
     lines = [[f"p{number}.jpg", number % 5 + 1] for number in range(24)]
     ratings = write_csv(tmp_path / "r.csv", ["image", "rating"], lines)
     found = job(tmp_path, ratings, sources=(str(out),), near_duplicates=0)  # an untrained tower sees no differences
-    assert found.matched.num_matched == 24
+    assert found.record["ratings"]["num_matched"] == 24
     again = tmp_path / "again.parquet"
     done = program("score", str(out) + ".embeddings", "--head", str(tmp_path / "head.safetensors"), "-o", str(again))
     assert done.returncode == 0, done.stderr
@@ -209,8 +209,10 @@ def test_pictures_are_embedded_first_and_kept(tmp_path: Path, small_tower: Path)
         (photos / f"p{number}.jpg").write_bytes(picture_bytes(number))
     ratings = write_csv(tmp_path / "r.csv", ["image", "rating"], [[f"p{number}.jpg", number] for number in range(12)])
     found = job(tmp_path, ratings, sources=(str(photos),), backbone=str(small_tower), device="cpu", near_duplicates=0)
-    assert found.record["embeddings"]["source"] == str(tmp_path / "head.embeddings")
-    assert job(tmp_path, ratings, sources=(str(found.source.place),), overwrite=True, near_duplicates=0).sha256 == found.sha256
+    kept = found.record["embeddings"]["source"]
+    assert kept == str(tmp_path / "head.embeddings")
+    again = job(tmp_path, ratings, sources=(kept,), overwrite=True, near_duplicates=0)
+    assert again.record["sha256"] == found.record["sha256"]
 
 
 def wrong(tmp_path: Path, *more: str) -> str:

@@ -66,12 +66,13 @@ def test_the_head_is_the_logistic_fit_of_train() -> None:
 def test_without_a_head_to_start_from_it_is_scikit_learns(num_rows: int) -> None:
     """Of many marks the strength is chosen on some, as a prior precision, and all are fitted to."""
     rows, keeps, _ = marked(num_rows, 12, 2)
-    found = learn_taste(rows.astype(np.float32), keeps, samples=names(num_rows)).fit
+    taste = learn_taste(rows.astype(np.float32), keeps, samples=names(num_rows))
+    found = taste.fit
     theirs = LogisticRegression(C=1 / (found.strength * num_rows), tol=1e-13, max_iter=1000, solver="newton-cholesky")
     theirs.fit(unit(rows.astype(np.float32).astype(float)), keeps)
     np.testing.assert_allclose(found.weight, theirs.coef_[0], rtol=1e-5, atol=1e-6)
     assert found.bias == pytest.approx(theirs.intercept_[0], rel=1e-5, abs=1e-6)
-    assert found.num_rows == num_rows
+    assert taste.num_keep + taste.num_drop == num_rows
 
 
 @pytest.mark.parametrize("num_marks", [40, pytest.param(80, marks=pytest.mark.slow)])

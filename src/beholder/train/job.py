@@ -19,7 +19,7 @@ from beholder.models.upload import Upload, push_head
 from beholder.notices import doing, say
 from beholder.train.card import HeadFiles
 from beholder.train.options import TrainJobOptions
-from beholder.train.pairs import TrainedOnPairs, train_on_pairs
+from beholder.train.pairs import train_on_pairs
 from beholder.train.rated import labels_of, rated_pairs, rated_rows, ratings_record
 from beholder.train.ratings.match import Matched, match_ratings
 from beholder.train.ratings.ratings import Ratings
@@ -29,7 +29,7 @@ from beholder.train.sketches import sketched
 from beholder.train.source import EmbeddingSource, open_source
 from beholder.train.threads import at_most
 from beholder.train.trained_on import KEY, TrainedOn
-from beholder.train.training import Method, TrainedHead, TrainOptions, train_head
+from beholder.train.training import Method, Trained, TrainOptions, train_head
 
 _LABEL_FLAGS = "--split-by and --balance"
 
@@ -40,10 +40,7 @@ class TrainRun:
 
     Attributes:
         out, card, record_file: the files that were written.
-        sha256: of the head.
         head: ready to score.
-        ratings, matched: what was read, and which pictures it is of.
-        source: whose embeddings they are.
         record: what `record_file` holds.
         seconds: of all, but for the upload.
         upload: what was sent to the hub; None where that was not asked for.
@@ -52,11 +49,7 @@ class TrainRun:
     out: str
     card: str
     record_file: str
-    sha256: str
     head: Head
-    ratings: Ratings
-    matched: Matched
-    source: EmbeddingSource
     record: dict[str, Any]
     seconds: float
     upload: Upload | None = None
@@ -104,7 +97,7 @@ def _train(options: TrainJobOptions) -> TrainRun:
             cut=options.good_from,
         )
         with doing("fitting and measuring"):
-            trained: TrainedHead | TrainedOnPairs
+            trained: Trained
             labels = partial(labels_of, ratings=ratings, path=options.ratings, options=options, flags=_LABEL_FLAGS)
             groups = [] if options.split_by is None else [labels(options.split_by)]
             if ratings.pairs is not None:
@@ -114,8 +107,8 @@ def _train(options: TrainJobOptions) -> TrainRun:
             else:
                 balance = None if options.balance is None else labels(options.balance)
                 rows = rated_rows(ratings, matched.places, rated.names, groups=groups, balance=balance)
-                trained = train_head(rated.matrix, rows, how)
-                tested = trained.tested
+                on_pictures = train_head(rated.matrix, rows, how)
+                trained, tested = on_pictures, on_pictures.tested
         fitted = trained.fitted
         sketches = sketched(len(fitted), np.arange(len(fitted)), rated.matrix, fitted, backbone)
     names = names_at(ratings.samples, matched.places[tested])
@@ -133,11 +126,7 @@ def _train(options: TrainJobOptions) -> TrainRun:
         out=options.out,
         card=files.card,
         record_file=files.record,
-        sha256=head.sha256,
         head=head,
-        ratings=ratings,
-        matched=matched,
-        source=source,
         record=record,
         seconds=seconds,
         upload=_uploaded(options, files.card),

@@ -49,7 +49,6 @@ class LinearFit:
         chosen_by: how the strength was found: "given", "leave-one-out", or "folds".
         errors: per tried strength its error by that; empty where it was given.
         prior_scale: the multiple of the prior that the weight was shrunk towards; 0 without one.
-        num_rows: rows of the fit.
     """
 
     weight: Doubles
@@ -58,7 +57,6 @@ class LinearFit:
     chosen_by: ChosenBy
     errors: Mapping[float, float] = field(default_factory=dict)
     prior_scale: float = 0.0
-    num_rows: int
 
     def predict(self, unit: Doubles) -> Doubles:
         """(n, D) rows of length 1 -> (n,) float64: ratings, or log odds."""

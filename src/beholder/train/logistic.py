@@ -103,7 +103,6 @@ def fit_logistic(
         chosen_by="given" if not errors else ("leave-one-out" if folds is None else "folds"),
         errors=errors,
         prior_scale=scale,
-        num_rows=num_rows,
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +13,7 @@ from beholder.train import folds as splitting
 from beholder.train.linear import LinearFit
 from beholder.train.logistic import PAIRS_METHOD, fit_logistic, pair_rows
 from beholder.train.measures import Beside, Measures
-from beholder.train.noise import Ceiling, pair_ceiling
+from beholder.train.noise import pair_ceiling
 from beholder.train.pair_measures import PairComparison
 from beholder.train.public import scores_of
 from beholder.train.rows import (
@@ -28,7 +27,7 @@ from beholder.train.rows import (
     unit_rows,
     usable_rows,
 )
-from beholder.train.training import TrainOptions
+from beholder.train.training import Trained, TrainOptions
 
 LEAST_PAIRS = 4
 
@@ -53,28 +52,13 @@ class Pairs:
     samples: tuple[str, ...] | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainedOnPairs:
-    """A head and how good it is.
+class TrainedOnPairs(Trained):
+    """A head whose scores' differences are log odds of a win.
 
-    Attributes:
-        head: its scores' differences are log odds of a win.
-        measures: `pair_accuracy`: of untied pairs (by votes) with at least one unseen picture, the share predicted right, those
-            of equal scores as half; 0.5 is guessing.
-        beside: other heads, best first.
-        ceiling: what any order could reach (`noise.pair_ceiling`); None where no pair has two votes.
-        predictions: (P,) log odds out of fold; NaN where no fold tested the pair.
-        fitted: row numbers of the pictures in the pairs that the head was fitted to.
-        record: everything of this, ready for JSON.
+    `measures` have `pair_accuracy` alone: of untied pairs (by votes) with at least one unseen picture, the share predicted
+    right, those of equal scores as half; 0.5 is guessing. `ceiling` is what any order could reach (`noise.pair_ceiling`),
+    `predictions` are (P,) log odds out of fold, NaN where no fold tested the pair.
     """
-
-    head: Head
-    measures: Measures
-    beside: tuple[Beside, ...]
-    ceiling: Ceiling | None
-    predictions: Doubles
-    fitted: Rows
-    record: dict[str, Any]
 
 
 def train_on_pairs(embeddings: Matrix, pairs: Pairs, options: TrainOptions | None = None) -> TrainedOnPairs:

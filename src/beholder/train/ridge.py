@@ -14,8 +14,10 @@ Influence in Regression", 1982, 2.2), with s * sum_i v_i kept.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from itertools import chain
 from queue import Empty, SimpleQueue
 from typing import Any, Literal
@@ -370,10 +372,7 @@ def _is_large(block: RatedBlock) -> bool:
 
 def added(folds: Sequence[Sums]) -> Sums:
     """The sums of all folds together."""
-    whole = folds[0]
-    for fold in folds[1:]:
-        whole = whole + fold
-    return whole
+    return reduce(operator.add, folds)
 
 
 def left_out_errors(solution: Solution, unit: Doubles, targets: Doubles, weights: Doubles) -> Doubles:
@@ -484,7 +483,6 @@ def fit_ridge_rows(
         chosen_by="given" if strength is not None else ("leave-one-out" if folds is None else "folds"),
         errors=errors,
         prior_scale=float(solution.prior_scales[0]),
-        num_rows=num_rows,
     )
 
 
@@ -515,6 +513,5 @@ def fit_sums(
         chosen_by="folds" if errors else "given",
         errors=errors,
         prior_scale=float(solution.prior_scales[0]),
-        num_rows=whole.count,
     )
     return found, solution

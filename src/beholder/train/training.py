@@ -160,18 +160,16 @@ class TrainOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainedHead:
+class Trained:
     """A head and how good it is.
 
     Attributes:
         head: ready to score, and to be saved.
-        measures: on rows that its fits have not seen.
-        beside: a constant, then the other heads, best first.
+        measures: on what its fits have not seen.
+        beside: other heads, best first.
         ceiling: what the raters' noise allows; None where nothing tells it.
-        curve: by the number of ratings; None where it was not wanted.
-        suspicious: ratings that look odd, as row numbers of the embeddings.
-        predictions: (R, n) of the measured rows, `tested` (n,) their row numbers; R repetitions.
-        fitted: row numbers of those that the head was fitted to.
+        predictions: by fits that have not seen what they are of.
+        fitted: row numbers of the embeddings that the head was fitted to.
         record: everything of this, ready for JSON.
     """
 
@@ -179,12 +177,24 @@ class TrainedHead:
     measures: Measures
     beside: tuple[Beside, ...]
     ceiling: Ceiling | None
-    curve: LearningCurve | None
-    suspicious: Suspicious
     predictions: Doubles
-    tested: Rows
     fitted: Rows
     record: dict[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedHead(Trained):
+    """A head from ratings or marks; `beside` begins with a constant.
+
+    Attributes:
+        curve: by the number of ratings; None where it was not wanted.
+        suspicious: ratings that look odd, as row numbers of the embeddings.
+        tested: (n,) row numbers of what was measured; `predictions` are (R, n) of these, of R repetitions.
+    """
+
+    curve: LearningCurve | None
+    suspicious: Suspicious
+    tested: Rows
 
 
 def train_head(embeddings: Matrix, ratings: RowRatings, options: TrainOptions | None = None) -> TrainedHead:

@@ -18,7 +18,7 @@ from beholder.train.folds import Fitter, held_out, list_sha256, name_keys, out_o
 from beholder.train.measures import OUT_OF_FOLD, Beside, Comparison, Predictor, spearman
 from beholder.train.public import on_the_scale
 from beholder.train.resampling import Resampling
-from beholder.train.rows import Doubles, Rows, checked_series, checked_weights, renumbered
+from beholder.train.rows import Doubles, Rows, renumbered
 
 MOST_RESIDUALS = 4_000
 """Pictures that bounds are measured on at most: their chance is then right to 1 / 4,001."""
@@ -32,6 +32,8 @@ STRAIGHT_LINE = "a straight line"
 MOST_DRAWN = 200_000
 """Numbers on which the error of percentiles is measured at most."""
 _SHARES = np.arange(1, 100) / 100
+_NUM_KNOTS = 1001
+"""Evenly spaced quantiles between which a quantile map is straight; towards both ends are others, down to the single score."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,7 +272,7 @@ def rows_of(numbers: Doubles) -> Rows:
     return np.flatnonzero(np.isfinite(numbers)).astype(np.int64)
 
 
-def isotonic_map(scores: npt.ArrayLike, ratings: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> StepMap:
+def isotonic_map(scores: Doubles, ratings: Doubles, weights: Doubles | None = None) -> StepMap:
     """The never falling map with the least weighted squared error, by pooling adjacent violators.
 
     Ayer, Brunk, Ewing, Reid and Silverman, "An empirical distribution function for sampling with incomplete information",
@@ -279,20 +281,12 @@ def isotonic_map(scores: npt.ArrayLike, ratings: npt.ArrayLike, weights: npt.Arr
     Args:
         scores: (N,) finite, N >= 1.
         ratings: (N,) finite.
-        weights: (N,) > 0 somewhere; None: 1 each.
-
-    Raises:
-        InputError: other shapes, no rows with weight, values that are not finite.
+        weights: (N,) > 0; None: 1 each.
     """
-    x = np.asarray(scores, np.float64)
-    y = checked_series(ratings, x.size, "ratings")
-    v = checked_weights(weights, x.size)
-    x, y, v = x[v > 0], y[v > 0], v[v > 0]
-    if not x.size or not (np.isfinite(x).all() and np.isfinite(y).all()):
-        raise InputError("a scale takes at least one row with a score and a rating that are finite")
-    knots, at = np.unique(x, return_inverse=True)
-    weight = np.bincount(at, v)
-    mean = np.bincount(at, v * y) / weight
+    given = np.ones(len(scores)) if weights is None else weights
+    knots, at = np.unique(scores, return_inverse=True)
+    weight = np.bincount(at, given)
+    mean = np.bincount(at, given * ratings) / weight
     values: list[float] = []
     totals: list[float] = []
     sizes: list[int] = []
@@ -309,44 +303,28 @@ def isotonic_map(scores: npt.ArrayLike, ratings: npt.ArrayLike, weights: npt.Arr
     return StepMap(knots, np.repeat(values, sizes))
 
 
-def quantile_map(scores: npt.ArrayLike, other: npt.ArrayLike, num_knots: int = 1001) -> StepMap:
+def quantile_map(scores: npt.NDArray[Any], other: npt.NDArray[Any]) -> StepMap:
     """The map that gives scores the distribution of others: the share below a score is the share below what it becomes.
 
     Both are held in their own kind of floats, with a sorted copy and nothing else that grows with them.
 
     Args:
-        scores: (N,) finite of one head, N >= 2, float32 or float64.
-        other: (M,) finite of another head or ratings; neither need be of the same pictures.
-        num_knots: evenly spaced quantiles between which the map is straight, from the least to the largest; beside them
-            (`_shares`) are others towards both ends, down to the single score.
-
-    Raises:
-        InputError: too few or not finite scores, or scores that are all the same.
+        scores: (N,) finite of one head, N >= 2, float32 or float64, not all the same.
+        other: (M,) finite of another head or ratings, M >= 2; neither need be of the same pictures.
     """
-    one, two = _ascending(scores), _ascending(other)
-    if one[0] == one[-1]:
-        raise InputError(f"cannot map scores that are all {one[0]:g}")
-    shares = _shares(one.size, num_knots)
+    one, two = np.sort(scores), np.sort(other)
+    shares = _shares(one.size)
     knots, at = np.unique(_quantiles(one, shares), return_inverse=True)
     values = np.bincount(at.reshape(-1), _quantiles(two, shares)) / np.bincount(at.reshape(-1))
     return StepMap(knots, np.maximum.accumulate(values))
 
 
-def _ascending(numbers: npt.ArrayLike) -> npt.NDArray[Any]:
-    """(N,) float32 or float64, sorted. Raises InputError for fewer than two, or for ones that are not finite."""
-    given = np.asarray(numbers).reshape(-1)
-    found = np.sort(given if given.dtype in (np.float32, np.float64) else given.astype(np.float64))
-    if found.size < 2 or not np.isfinite(found[[0, -1]]).all():  # NaN is sorted to the end
-        raise InputError("two scales are matched by at least two finite scores of each")
-    return found
-
-
-def _shares(count: int, num_knots: int) -> Doubles:
+def _shares(count: int) -> Doubles:
     """Shares from 0 to 1: evenly spaced, and towards both ends ranks that grow by about a tenth: 1, 2, 3, ... of `count`."""
     last = count - 1
-    ranks = np.unique(np.rint(np.geomspace(1, max(1.0, last / num_knots), 24 * max(1, math.ceil(math.log10(last + 1))))))
+    ranks = np.unique(np.rint(np.geomspace(1, max(1.0, last / _NUM_KNOTS), 24 * max(1, math.ceil(math.log10(last + 1))))))
     tail = ranks[ranks <= last] / last
-    return np.unique(np.concatenate([np.linspace(0, 1, num_knots), tail, 1 - tail]))
+    return np.unique(np.concatenate([np.linspace(0, 1, _NUM_KNOTS), tail, 1 - tail]))
 
 
 def _quantiles(ascending: npt.NDArray[Any], shares: Doubles) -> Doubles:
@@ -360,7 +338,7 @@ def _quantiles(ascending: npt.NDArray[Any], shares: Doubles) -> Doubles:
     return np.asarray(below + (above - below) * (rank - low))
 
 
-def conformal_margin(residuals: npt.ArrayLike, level: float, groups: npt.ArrayLike | None = None) -> float:
+def conformal_margin(residuals: Doubles, level: float, groups: npt.NDArray[Any] | None = None) -> float:
     """Half the width of an interval about a prediction that holds a new rating with chance >= `level`.
 
     Split conformal prediction (Lei, G'Sell, Rinaldo, Tibshirani and Wasserman, "Distribution-free predictive inference for
@@ -374,21 +352,14 @@ def conformal_margin(residuals: npt.ArrayLike, level: float, groups: npt.ArrayLi
     above G / (G + 1) give infinity. Groups of one give the first rule.
 
     Args:
-        residuals: (n,) rating less prediction.
+        residuals: (n,) finite, rating less prediction.
         level: in (0, 1).
         groups: (n,) the group of each; None: each is one of its own.
-
-    Raises:
-        InputError: a level out of range, residuals that are not finite, groups of another number.
     """
-    sizes = np.abs(np.asarray(residuals, np.float64).reshape(-1))
-    if not 0 < level < 1 or not np.isfinite(sizes).all():
-        raise InputError(f"an interval takes a level between 0 and 1, not {level}, and finite residuals")
-    labels = np.arange(sizes.size) if groups is None else np.asarray(groups).reshape(-1)
-    if labels.shape != sizes.shape:
-        raise InputError(f"{labels.size} groups do not fit {sizes.size} residuals")
+    sizes = np.abs(residuals)
+    labels = np.arange(sizes.size) if groups is None else groups
     _, of, counts = np.unique(labels, return_inverse=True, return_counts=True)
     order = np.argsort(sizes, kind="stable")
-    reached = np.cumsum(1 / counts[of.reshape(-1)[order]])  # groups, in parts
+    reached = np.cumsum(1 / counts[of[order]])  # groups, in parts
     at = int(np.searchsorted(reached, level * (len(counts) + 1) - 1e-9))
     return float(sizes[order][at]) if at < sizes.size else math.inf

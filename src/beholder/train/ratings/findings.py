@@ -20,14 +20,12 @@ class Finding:
         count: how many rows, pictures or raters it is about.
         text: a sentence for people, with the count, without a full stop and without the examples.
         examples: up to three of them, as they stand in the file.
-        is_warning: whether a fit may be wrong because of it.
     """
 
     what: str
     count: int
     text: str
     examples: tuple[str, ...] = ()
-    is_warning: bool = False
 
     def line(self, *, with_names: bool = True) -> str:
         """It as a full sentence; `with_names`: with the examples, which may be names of pictures and people."""
@@ -45,11 +43,11 @@ class Findings:
 
     found: list[Finding] = field(default_factory=list)
 
-    def note(self, what: str, count: int, text: str, examples: Iterable[object] = (), *, is_warning: bool = False) -> None:
+    def note(self, what: str, count: int, text: str, examples: Iterable[object] = ()) -> None:
         """Add a remark, unless it is about nothing (count 0)."""
         if count:
             shown = tuple(str(each) for each, _ in zip(examples, range(_MOST_EXAMPLES), strict=False))
-            self.found.append(Finding(what, int(count), text, shown, is_warning))
+            self.found.append(Finding(what, int(count), text, shown))
 
 
 def number_of(count: int, one: str, many: str | None = None) -> str:

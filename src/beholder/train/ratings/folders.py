@@ -156,7 +156,7 @@ def _of_pictures(
     text = (
         f"{number_of(count, 'picture')} {is_or_are(count, 'has', 'have')} other stars inside than in the sidecar, which counts"
     )
-    findings.note("disagreeing", count, text, others, is_warning=True)
+    findings.note("disagreeing", count, text, others)
     return said
 
 

@@ -145,7 +145,7 @@ def _compare(rows: Rows, data: pa.Table, layout: HistogramLayout, histogram: Flo
 def _note_other(rows: Rows, mask: Mask, what: str) -> None:
     count = int(mask.sum())
     text = f"{number_of(count, 'row')} {is_or_are(count, 'has', 'have')} {what}, which counts"
-    rows.findings.note("disagreeing", count, text, rows.examples(mask), is_warning=True)
+    rows.findings.note("disagreeing", count, text, rows.examples(mask))
 
 
 def _said(table: RatingTable, layout: HistogramLayout, levels: Floats, *, is_shares: bool) -> str:

@@ -60,6 +60,7 @@ CHOICES = _words(
 PAIR_VOTES = _words("votes num_votes n_votes count weight strength preference_strength")
 _FEWEST_LEVELS, _MOST_LEVELS = 3, 21
 _FIRST_OF_TANET = 2
+_MOST_LISTED = 12
 _NUMBERED = re.compile(r"^(.*?)[_ -]?(\d{1,3})$")
 _PREFIX = re.compile(r"^(input|output|assignment):", re.IGNORECASE)
 """Before the names of columns in Toloka's tables."""
@@ -346,6 +347,6 @@ def _ask(named: str, found: Sequence[str]) -> ChoiceNeededError:
     return ChoiceNeededError(f"{named}: which column holds the ratings? Name it with {RATING_COLUMN}: {_listed(found)}")
 
 
-def _listed(names: Sequence[str], most: int = 12) -> str:
-    shown = ", ".join(names[:most])
-    return shown if len(names) <= most else f"{shown}, ... ({len(names)} in all)"
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_MOST_LISTED])
+    return shown if len(names) <= _MOST_LISTED else f"{shown}, ... ({len(names)} in all)"

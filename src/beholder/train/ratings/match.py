@@ -94,7 +94,7 @@ def match_ratings(ratings: Ratings, names: NameReader, *, fewest: int = FEWEST_R
         count = len(unsure)
         fits = is_or_are(count, "fits", "fit")
         text = f"{number_of(count, 'rated picture')} {fits} several pictures of the set, or several fit one; none is taken"
-        findings.note("ambiguous", count, text, names_at(ratings.samples, unsure[:3]), is_warning=True)
+        findings.note("ambiguous", count, text, names_at(ratings.samples, unsure[:3]))
     found = Matched(row_of=row_of, ways=ways, num_rows=num_rows, findings=())
     _check_any(found, ratings, names, findings)
     _note_unmatched(found, ratings, names, findings)
@@ -279,13 +279,7 @@ def _note_unmatched(found: Matched, ratings: Ratings, names: NameReader, finding
     lost = np.flatnonzero(found.row_of < 0)
     count = len(lost)
     text = f"{number_of(count, 'rated picture')} of {len(found.row_of):,} {is_or_are(count)} not in the set"
-    findings.note(
-        "unmatched",
-        count,
-        text,
-        names_at(ratings.samples, lost[:3]),
-        is_warning=count * 2 > len(found.row_of),
-    )
+    findings.note("unmatched", count, text, names_at(ratings.samples, lost[:3]))
     unrated = found.num_rows - found.num_matched
     if not unrated:
         return

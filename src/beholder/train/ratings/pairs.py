@@ -76,7 +76,7 @@ def of_pairs(
         raise InputError(f"{named}: all {len(target):,} pairs are ties, so there is nothing to learn from them")
     if is_assumed:
         text = "no column says which of the two is better, so the first one of each pair is taken for it"
-        findings.note("assumed", len(target), text, is_warning=True)
+        findings.note("assumed", len(target), text)
     encoded = pa.chunked_array([first, second]).dictionary_encode().unify_dictionaries()
     places = np.concatenate([chunk.indices.to_numpy(zero_copy_only=False) for chunk in encoded.chunks]).astype(np.int64)
     samples = encoded.chunk(0).dictionary.cast(pa.large_string())

@@ -157,7 +157,7 @@ def note_outlying(values: Floats, names: pa.LargeStringArray, findings: Findings
     if far.size:
         text = f"{number_of(len(far), 'rating')} {is_or_are(len(far))} far from all others, and would decide the fit alone"
         shown = (f"{name}: {value:g}" for name, value in zip(names_at(names, far[:3]), values[far[:3]], strict=True))
-        findings.note("outlying", len(far), text, shown, is_warning=True)
+        findings.note("outlying", len(far), text, shown)
 
 
 def note_mixed_scales(values: Floats, group: Numbers, names: list[str], what: str, findings: Findings, hint: str) -> None:
@@ -192,4 +192,4 @@ def note_mixed_scales(values: Floats, group: Numbers, names: list[str], what: st
         f"{int(high.sum()):,} {'goes' if high.sum() == 1 else 'go'} up to {top:g}: scales of {low_end:g} to {low_top:g} and of "
         f"{high_end:g} to {top:g} seem to be mixed; {hint}"
     )
-    findings.note("mixed-scales", count, text, (names[place] for place in np.flatnonzero(low)[:3]), is_warning=True)
+    findings.note("mixed-scales", count, text, (names[place] for place in np.flatnonzero(low)[:3]))
