@@ -212,9 +212,9 @@ def balancing_weights(labels: npt.ArrayLike, weights: Doubles | None = None) -> 
 
     weight = given weight * total / (number of labels * total of the row's label).
     """
-    _, numbers = np.unique(np.asarray(labels), return_inverse=True)
+    numbers = renumbered(labels)
     given = np.ones(len(numbers)) if weights is None else weights
-    totals = np.bincount(numbers.reshape(-1), given)
+    totals = np.bincount(numbers, given)
     if not (totals > 0).all():
         raise InputError("cannot balance labels of which one has no weight at all; leave its rows out")
-    return np.asarray(given * totals.sum() / (len(totals) * totals[numbers.reshape(-1)]))
+    return np.asarray(given * totals.sum() / (len(totals) * totals[numbers]))

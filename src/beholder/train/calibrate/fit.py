@@ -315,7 +315,7 @@ def quantile_map(scores: npt.NDArray[Any], other: npt.NDArray[Any]) -> StepMap:
     one, two = np.sort(scores), np.sort(other)
     shares = _shares(one.size)
     knots, at = np.unique(_quantiles(one, shares), return_inverse=True)
-    values = np.bincount(at.reshape(-1), _quantiles(two, shares)) / np.bincount(at.reshape(-1))
+    values = np.bincount(at, _quantiles(two, shares)) / np.bincount(at)
     return StepMap(knots, np.maximum.accumulate(values))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from beholder.train.evaluate.bins import LEAST_GROUPS
 from beholder.train.evaluate.evaluation import Comparisons
-from beholder.train.measures import Comparison, Interval, Measures, Predictor
+from beholder.train.measures import Comparison, Interval, Predictor
 from beholder.train.pair_measures import PairComparison
 from beholder.train.resampling import Resampling
 from beholder.train.rows import Doubles, Rows
@@ -116,14 +116,8 @@ def pictures_in(
     def measure(rows: Rows) -> list[InGroup]:
         predictors = [Predictor(one.scores[rows], (measured.measure,)) for one in measured.judged]
         compared = Comparison(predictors, ratings[rows], weights=weights[rows], groups=groups[rows], how=how)
-        return [
-            InGroup(
-                name=one.name,
-                value=_told(compared.measures(at), measured.measure),
-                residual=float(np.average(ratings[rows] - one.predicted[rows], weights=weights[rows])),
-            )
-            for at, one in enumerate(measured.judged)
-        ]
+        left = (np.average(ratings[rows] - one.predicted[rows], weights=weights[rows]) for one in measured.judged)
+        return _in_group(measured, compared, [float(one) for one in left])
 
     return measure
 
@@ -134,17 +128,21 @@ def pairs_in(measured: Comparisons, votes: Doubles, groups: Rows, how: Resamplin
     def measure(rows: Rows) -> list[InGroup]:
         apart = [one.scores[rows] for one in measured.judged]
         compared = PairComparison(apart, np.ones(len(rows)), votes=votes[rows], groups=groups[rows], how=how)
-        return [
-            InGroup(name=one.name, value=_told(compared.measures(at), measured.measure), residual=None)
-            for at, one in enumerate(measured.judged)
-        ]
+        return _in_group(measured, compared, [None] * len(measured.judged))
 
     return measure
 
 
-def _told(measures: Measures, name: str) -> Interval:
-    """A measure, without an interval where it would be of a handful of resampled groups."""
-    return measures[name] if measures.num_groups >= LEAST_GROUPS else Interval(measures[name].value, math.nan, math.nan)
+def _in_group(measured: Comparisons, compared: Comparison | PairComparison, residuals: Sequence[float | None]) -> list[InGroup]:
+    """Each head with its residual; without an interval where that would be of a handful of resampled groups."""
+    found = []
+    for at, (one, residual) in enumerate(zip(measured.judged, residuals, strict=True)):
+        measures = compared.measures(at)
+        value = measures[measured.measure]
+        if measures.num_groups < LEAST_GROUPS:
+            value = Interval(value.value, math.nan, math.nan)
+        found.append(InGroup(name=one.name, value=value, residual=residual))
+    return found
 
 
 def labels_of_pairs(labels: npt.NDArray[Any], better: Rows, worse: Rows) -> npt.NDArray[Any]:

@@ -19,7 +19,7 @@ from beholder.train.folds import FEW_GROUPS, list_sha256
 from beholder.train.measures import CONSTANT, finite_or_none
 from beholder.train.noise import Ceiling, noise_ceiling, pair_ceiling, suspicious_marks, suspicious_ratings
 from beholder.train.rated import Labels, labels_of, rated_pairs, ratings_record, variances_of
-from beholder.train.ratings.findings import number_of
+from beholder.train.ratings.findings import is_or_are, number_of
 from beholder.train.ratings.match import FEWEST_RATINGS
 from beholder.train.ratings.ratings import Numbers, Ratings
 from beholder.train.ratings.read import read_ratings
@@ -334,12 +334,12 @@ def _of_pairs(asked: _Asked) -> Measured:
     better, worse, weights = left[decided], right[decided], votes[decided]
     if len(better) < FEWEST_RATINGS:
         raise InputError(
-            f"{number_of(len(better), 'pair')} that {'is' if len(better) == 1 else 'are'} no tie can be measured: all heads "
+            f"{number_of(len(better), 'pair')} that {is_or_are(len(better))} no tie can be measured: all heads "
             f"have to score both pictures; at least {FEWEST_RATINGS} are needed"
         )
     if not decided.all():
         count = int(np.count_nonzero(~decided))
-        asked.notes.append(f"{number_of(count, 'pair')} that people found equal {'is' if count == 1 else 'are'} left out.")
+        asked.notes.append(f"{number_of(count, 'pair')} that people found equal {is_or_are(count)} left out.")
     of_pairs = np.stack([groups[better], groups[worse]], axis=1)
     compared = compare_pairs(asked.scored, better, worse, weights, of_pairs, how)
     return Measured(

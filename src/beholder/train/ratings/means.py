@@ -283,7 +283,7 @@ def _counts(rows: Rows, data: pa.Table, column: str | None) -> Floats | None:
     unknown = np.isnan(found.values) & rows.is_left
     count = int(unknown.sum())
     text = (
-        f"{number_of(count, 'row')} without a number of votes in {column!r} {'counts' if count == 1 else 'count'} as one vote"
+        f"{number_of(count, 'row')} without a number of votes in {column!r} {is_or_are(count, 'counts', 'count')} as one vote"
     )
     rows.findings.note("unknown-count", count, text, rows.examples(unknown))
     return np.where(np.isnan(found.values), 1.0, found.values)
@@ -345,7 +345,7 @@ def _each_once(votes: Votes, samples: pa.LargeStringArray, findings: Findings) -
     were = number_of(count, "picture was", "pictures were")
     text = f"{were} rated more than once by one rater, whose ratings are averaged to one"
     findings.note("duplicated", count, text, names_at(samples, votes.sample[first[again[:3]]]))
-    values = np.bincount(inverse.reshape(-1), votes.value) / times
+    values = np.bincount(inverse, votes.value) / times
     order = np.argsort(first, kind="stable")
     kept = first[order]
     return Votes(raters=votes.raters, rater=votes.rater[kept], sample=votes.sample[kept], value=values[order]), samples
@@ -363,7 +363,7 @@ def _evened(
     number = int(silent.sum())
     text = (
         f"{number_of(number, 'rater')} gave one rating only, or the same to all; by itself that says nothing, so "
-        f"{'it is' if number == 1 else 'they are'} left out"
+        f"{is_or_are(number, 'it is', 'they are')} left out"
     )
     findings.note("silent-rater", number, text, (votes.raters[place] for place in np.flatnonzero(silent)[:3]))
     stays = ~silent[votes.rater]
@@ -381,5 +381,5 @@ def _evened(
     text = f"{number_of(lost, 'picture')} {is_or_are(lost)} rated by none of the raters that are left, and left out"
     gone = np.setdiff1d(np.arange(len(samples)), pictures)
     findings.note("missing", lost, text, names_at(samples, gone[:3]))
-    evened = Votes(raters=people, rater=who.reshape(-1), sample=which.reshape(-1), value=grand + moved)
+    evened = Votes(raters=people, rater=who, sample=which, value=grand + moved)
     return evened, samples.take(pa.array(pictures))

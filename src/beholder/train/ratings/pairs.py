@@ -104,7 +104,7 @@ def _summed(better: Numbers, worse: Numbers, is_tie: Mask, votes: Floats, size: 
     keys = (better * size + worse) * 2 + is_tie
     _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
     order = np.argsort(first, kind="stable")
-    total = sums_by(inverse.reshape(-1), votes, len(first))[order]
+    total = sums_by(inverse, votes, len(first))[order]
     kept = first[order]
     return Pairs(better=better[kept], worse=worse[kept], is_tie=is_tie[kept], votes=total)
 
@@ -119,9 +119,9 @@ def _note_contradictions(pairs: Pairs, samples: pa.LargeStringArray, findings: F
     count = int(twice.sum())
     if not count:
         return
-    totals = np.bincount(inverse.reshape(-1), pairs.votes[decided])
+    totals = np.bincount(inverse, pairs.votes[decided])
     most = np.zeros(len(unique))
-    np.maximum.at(most, inverse.reshape(-1), pairs.votes[decided])
+    np.maximum.at(most, inverse, pairs.votes[decided])
     against = float((totals - most)[twice].sum())
     shown = (
         f"{samples[int(key // len(samples))].as_py()} / {samples[int(key % len(samples))].as_py()}" for key in unique[twice][:3]

@@ -56,7 +56,7 @@ class Rows:
         if not count:
             return
         shown = self.examples(gone) if examples is None else list(examples)
-        text = f"{number_of(count, 'row')} {one if count == 1 else many}; {'it is' if count == 1 else 'they are'} left out"
+        text = f"{number_of(count, 'row')} {is_or_are(count, one, many)}; {is_or_are(count, 'it is', 'they are')} left out"
         self.findings.note(what, count, text, shown)
         self.is_left = self.is_left & ~gone
 
@@ -188,7 +188,7 @@ def note_mixed_scales(values: Floats, group: Numbers, names: list[str], what: st
     low_top, low_end, high_end = highest[low].max(), lowest[low].min(), lowest[high].min()
     count = int(low.sum())
     text = (
-        f"{number_of(count, what)} never {'goes' if count == 1 else 'go'} above {low_top:g} and "
+        f"{number_of(count, what)} never {is_or_are(count, 'goes', 'go')} above {low_top:g} and "
         f"{int(high.sum()):,} {'goes' if high.sum() == 1 else 'go'} up to {top:g}: scales of {low_end:g} to {low_top:g} and of "
         f"{high_end:g} to {top:g} seem to be mixed; {hint}"
     )
