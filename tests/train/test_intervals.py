@@ -234,9 +234,10 @@ def test_a_hundred_thousand_rows_quickly() -> None:
 
 def test_refused_in_one_line() -> None:
     for arguments, words in (
-        ({"names": ["mse"]}, "no measure is named 'mse'"), ({"weights": [1.0]}, "weights"),
-        ({"groups": [1]}, "groups"), ({"weights": [1.0, -1.0]}, "weights"),
-    ):  # fmt: skip
+        ({"weights": [1.0]}, "weights"),
+        ({"groups": [1]}, "groups"),
+        ({"weights": [1.0, -1.0]}, "weights"),
+    ):
         with pytest.raises(InputError, match=words):
             measure([1.0, 2.0], [1.0, 2.0], **arguments)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="level"):

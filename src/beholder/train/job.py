@@ -205,7 +205,6 @@ def _record(
     """What is written beside the head."""
     from beholder import __version__
 
-    assert options.ratings is not None
     measured = {**found["measured"], "split_by": options.split_by}
     return {
         "beholder": __version__,

@@ -71,9 +71,9 @@ class Agreement:
 
 def average_ranks(values: npt.ArrayLike) -> Doubles:
     """(N,) finite values -> (N,) float64 ranks from 1 to N; equal values share the mean of the ranks they take up."""
-    ranked = _Ranked.of(np.asarray(values))
-    totals = np.bincount(ranked.dense, minlength=len(ranked.values))
-    return np.asarray((np.cumsum(totals) - totals / 2 + 0.5)[ranked.dense])
+    dense = renumbered(values)
+    totals = np.bincount(dense)
+    return np.asarray((np.cumsum(totals) - totals / 2 + 0.5)[dense])
 
 
 def pearson(a: Doubles, b: Doubles) -> float:
@@ -229,23 +229,6 @@ def _checked(predictions: npt.ArrayLike, truth: npt.ArrayLike) -> tuple[Doubles,
 
 
 @dataclass(frozen=True)
-class _Ranked:
-    """A series as its different values, ascending, and which of them each row has."""
-
-    values: Doubles
-    dense: npt.NDArray[np.int64]
-
-    @classmethod
-    def of(cls, series: npt.NDArray[Any]) -> _Ranked:
-        order = np.argsort(series, kind="stable")
-        in_order = series[order]
-        is_first = np.concatenate(([True], in_order[1:] != in_order[:-1])) if series.size else np.empty(0, bool)
-        dense = np.empty(series.size, np.int64)
-        dense[order] = np.cumsum(is_first) - 1
-        return cls(in_order[is_first].astype(np.float64), dense)
-
-
-@dataclass(frozen=True)
 class _Truth:
     """The truth of N rows, sorted once.
 
@@ -264,7 +247,7 @@ class _Truth:
     def of(cls, truth: Doubles) -> _Truth:
         order = np.argsort(truth, kind="stable")
         values = truth[order]
-        return cls(order, values, _scaled_down(values), _Ranked.of(values).dense.astype(np.int32))
+        return cls(order, values, _scaled_down(values), renumbered(values).astype(np.int32))
 
 
 def _scaled_down(values: Doubles) -> Doubles:
@@ -306,8 +289,8 @@ class _Compared:
         linear = np.stack([_scaled_down(given), truth.linear]) if wanted & RANKS else np.zeros((2, 0))
         if wanted | ERRORS == ERRORS:
             return cls(truth, given, linear, wanted, none, none, np.zeros(2, np.int64), no_bits)
-        ranked = _Ranked.of(given)
-        ranks, num_ranks = ranked.dense.astype(np.int32), len(ranked.values)
+        ranks = renumbered(given).astype(np.int32)
+        num_ranks = int(ranks.max()) + 1
         if not wanted & PAIRS:
             starts = np.zeros(num_ranks + 1, np.int64)
             return cls(truth, given, linear, wanted, ranks, none, starts, no_bits)
@@ -396,7 +379,7 @@ class Comparison:
         how: resamples and intervals.
 
     Raises:
-        InputError: other shapes, NaN or infinite values, a measure that is none of `NAMES`.
+        InputError: other shapes, NaN or infinite values.
     """
 
     def __init__(
@@ -411,9 +394,6 @@ class Comparison:
     ) -> None:
         wanted = np.asarray(truth, np.float64)
         self._names = [tuple(predictor.names) for predictor in predictors]
-        unknown = [name for names in self._names for name in names if name not in NAMES]
-        if unknown:
-            raise InputError(f"no measure is named {unknown[0]!r}")
         parts = [predictor.parts() for predictor in predictors]
         for one in (repetition for pair in parts for repetitions, _ in pair for repetition in repetitions):
             _checked(one, wanted)

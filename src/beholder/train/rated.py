@@ -83,7 +83,7 @@ def rated_pairs(
     )
 
 
-def ratings_record(ratings: Ratings, file: str, num_matched: int, ways: Mapping[str, int]) -> dict[str, Any]:
+def ratings_record(ratings: Ratings, file: str | None, num_matched: int, ways: Mapping[str, int]) -> dict[str, Any]:
     """What a record says of the ratings.
 
     Args:

@@ -17,7 +17,7 @@ from beholder.errors import InputError
 from beholder.train.evaluate.bins import Bin, Curve, calibration_bins
 from beholder.train.evaluate.scored import Scored
 from beholder.train.folds import out_of_fold, planned_folds
-from beholder.train.measures import SCALED, Comparison, Interval, Measures, Predictor
+from beholder.train.measures import SCALED, Comparison, Measures, Predictor
 from beholder.train.pair_measures import PairComparison
 from beholder.train.public import on_the_scale
 from beholder.train.resampling import Resampling
@@ -64,7 +64,10 @@ class Difference:
 
     def verdict(self, measure: str) -> str:
         """`REAL`, `NOT_TOLD_APART`, or "" where the difference has no interval."""
-        return verdict(self.measures[measure])
+        interval = self.measures[measure]
+        if not interval.has_bounds:
+            return ""
+        return REAL if interval.is_real else NOT_TOLD_APART
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,13 +91,6 @@ class Comparisons:
     def to_best(self, at: int) -> Difference | None:
         """The best head's measures less those of another; None of the best itself."""
         return None if at == 0 else self.differences[at - 1]
-
-
-def verdict(interval: Interval) -> str:
-    """What an interval of a difference says."""
-    if not interval.has_bounds:
-        return ""
-    return REAL if interval.is_real else NOT_TOLD_APART
 
 
 def compare_pictures(

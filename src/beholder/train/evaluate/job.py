@@ -360,7 +360,6 @@ def _record(measured: Measured, found: Found, asked: _Asked) -> dict[str, Any]:
     from beholder import __version__
 
     compared, ratings, options = measured.compared, asked.ratings, asked.options
-    assert options.ratings is not None
     first = compared.judged[0].measures
     has_score = np.logical_or.reduce([np.isfinite(one.scores) for one in found.scored])
     return {
