@@ -11,7 +11,7 @@ import pytest
 
 from beholder.errors import InputError, OutputError
 from beholder.reporting.evaluation import MARK, EvaluationRun, write_evaluation
-from beholder.train.evaluate.options import EvaluateOptions
+from beholder.train.options import EvaluateOptions
 from oracles.html_page import Page
 from oracles.report_page import check, table_rows
 from oracles.score_records import HOSTILE

@@ -13,7 +13,7 @@ import pytest
 from beholder.models.catalog import DEFAULT_HEAD
 from beholder.reporting.evaluation import write_evaluation
 from beholder.reporting.report import report
-from beholder.train.evaluate.options import EvaluateOptions
+from beholder.train.options import EvaluateOptions
 from oracles.report_page import MakeSet
 from oracles.score_records import HOSTILE, V1_HEAD
 from oracles.tar_making import png

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from beholder.cli.flags import SUMMARY_FLAGS, command
-from beholder.train.calibrate.options import CalibrateOptions
+from beholder.train.options import CalibrateOptions
 
 if TYPE_CHECKING:
     from beholder.scoreset.scales import ScaleMap

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from beholder.cli.flags import SUMMARY_FLAGS, command
-from beholder.train.evaluate.options import EvaluateOptions
+from beholder.train.options import EvaluateOptions
 
 if TYPE_CHECKING:
     from beholder.reporting.evaluation import EvaluationRun

@@ -23,10 +23,10 @@ from beholder.reporting.plots import Plot, calibration_plot, marks_plot, residua
 from beholder.train.card import WORDS, words_of
 from beholder.train.evaluate.evaluation import REAL, Comparisons, Difference, Judged
 from beholder.train.evaluate.job import Evaluation, evaluate
-from beholder.train.evaluate.options import EvaluateOptions
 from beholder.train.logistic import chances
 from beholder.train.measures import Interval
 from beholder.train.noise import UNLIKELY
+from beholder.train.options import EvaluateOptions
 
 Doubles = npt.NDArray[np.float64]
 

@@ -22,9 +22,9 @@ from beholder.scoreset.kept_scales import head_named
 from beholder.scoreset.scales import read_map
 from beholder.train.calibrate.fit import bounds_of, conformal_margin, fit_percentiles, ks_distance, quantile_error
 from beholder.train.calibrate.job import Calibrated, calibrate
-from beholder.train.calibrate.options import CalibrateOptions
 from beholder.train.calibrate.series import Series
 from beholder.train.calibrate.table import mapped
+from beholder.train.options import CalibrateOptions
 from beholder.train.public import on_the_scale
 from oracles.program import beholder as program
 from oracles.scale_sets import V1, V2, head_record, two_heads, write_scores

@@ -13,9 +13,8 @@ import beholder
 from beholder.errors import InputError
 from beholder.scoreset.scales import read_map
 from beholder.train.calibrate.job import Calibrated, calibrate
-from beholder.train.calibrate.options import CalibrateOptions
 from beholder.train.job import train
-from beholder.train.options import TrainJobOptions
+from beholder.train.options import CalibrateOptions, TrainJobOptions
 from oracles.program import beholder as program
 
 NUM, DIM, TRAINED = 1200, 40, 100

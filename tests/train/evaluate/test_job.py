@@ -18,9 +18,8 @@ import beholder
 from beholder import Head, InputError, save_head
 from beholder.columns import SCORE_SET_FORMAT
 from beholder.train.evaluate.job import Evaluation, evaluate
-from beholder.train.evaluate.options import EvaluateOptions
 from beholder.train.job import train
-from beholder.train.options import TrainJobOptions
+from beholder.train.options import EvaluateOptions, TrainJobOptions
 from oracles.picture_jobs import picture_bytes
 from oracles.program import beholder as program
 

@@ -16,9 +16,8 @@ from scipy import stats
 import beholder
 from beholder import load_head
 from beholder.train.evaluate.job import Evaluation, evaluate
-from beholder.train.evaluate.options import EvaluateOptions
 from beholder.train.job import TrainRun, train
-from beholder.train.options import TrainJobOptions
+from beholder.train.options import EvaluateOptions, TrainJobOptions
 from beholder.train.trained_on import MOST, Pictures, TrainedOn, trained_on
 from oracles.program import beholder as program
 

@@ -12,10 +12,10 @@ import numpy.typing as npt
 
 from beholder.errors import InputError
 from beholder.scoreset.scales import NUM_ENDS, Bounds, MapMethod, StepMap
-from beholder.train.calibrate.options import MapChoice
 from beholder.train.calibrate.series import FEWEST, Series, check_varied
 from beholder.train.folds import Fitter, held_out, list_sha256, name_keys, out_of_fold, planned_folds
 from beholder.train.measures import OUT_OF_FOLD, Beside, Comparison, Predictor, spearman
+from beholder.train.options import MapChoice
 from beholder.train.public import on_the_scale
 from beholder.train.resampling import Resampling
 from beholder.train.rows import Doubles, Rows, renumbered

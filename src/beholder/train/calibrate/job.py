@@ -19,7 +19,6 @@ from beholder.scoreset.row_names import open_each_once
 from beholder.scoreset.scales import ScaleKind, ScaleMap
 from beholder.scoreset.score_set import ScoreSet
 from beholder.train.calibrate.fit import Fitted, fit_map, fit_percentiles, rows_of
-from beholder.train.calibrate.options import CalibrateOptions
 from beholder.train.calibrate.series import (
     FEWEST,
     Series,
@@ -30,6 +29,7 @@ from beholder.train.calibrate.series import (
     series_of,
 )
 from beholder.train.calibrate.table import is_calibrated, margin_of, write_calibrated
+from beholder.train.options import CalibrateOptions
 from beholder.train.rated import FOLDER, Labels, has_labels, labels_of, ratings_record, values_at
 from beholder.train.ratings.match import Matched, match_ratings
 from beholder.train.ratings.ratings import Numbers, Ratings

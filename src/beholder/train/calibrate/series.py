@@ -16,7 +16,7 @@ from beholder.errors import InputError
 from beholder.notices import doing
 from beholder.scoreset.row_reader import RowReader
 from beholder.scoreset.score_set import ScoreSet
-from beholder.train.calibrate.options import CalibrateOptions
+from beholder.train.options import CalibrateOptions
 from beholder.train.rated import FOLDER, Labels, folders_of, values_at
 from beholder.train.ratings.ratings import Numbers
 from beholder.train.rows import Doubles

@@ -23,7 +23,7 @@ from beholder.scoreset.score_set import KNOWN_SCORE_COLUMNS, ScoreSet, open_scor
 from beholder.sources.detect import detect
 from beholder.sources.find import find_parts
 from beholder.sources.reader import ReadOptions, SourceOptions
-from beholder.train.evaluate.options import EvaluateOptions
+from beholder.train.options import EvaluateOptions
 from beholder.train.public import public_heads, scores_of
 from beholder.train.rated import values_at
 from beholder.train.ratings.match import Matched, match_ratings
