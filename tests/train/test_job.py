@@ -117,7 +117,7 @@ def test_what_is_written_beside_it(tmp_path: Path, means: tuple[Path, np.ndarray
 def test_same_data_and_seed_give_the_same_bits(tmp_path: Path, means: tuple[Path, np.ndarray, np.ndarray]) -> None:
     first = job(tmp_path, means[0])
     again = job(tmp_path, means[0], overwrite=True, num_threads=2)
-    assert first.sha256 == again.sha256
+    assert first.head.sha256 == again.head.sha256
     other = job(tmp_path, means[0], overwrite=True, seed=5)
     assert other.record["measures"] != first.record["measures"]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -362,11 +363,10 @@ def _by_folds(data: _Data, options: TrainOptions) -> TrainedHead:
         repeats = 1  # each fit takes long
     unit = unit_rows(data.matrix, data.rows)
     others, missing = _others(data, options)
+    drawn = [splitting.grouped_folds(data.groups, data.keys(options.seed, repeat), num_folds) for repeat in range(repeats)]
+    num_folds = int(drawn[0].max()) + 1
     predictions = np.empty((repeats, len(data.rows)))
-    constants, lined = np.empty_like(predictions), [np.empty_like(predictions) for _ in others]
-    for repeat in range(repeats):
-        folds = splitting.grouped_folds(data.groups, data.keys(options.seed, repeat), num_folds)
-        num_folds = int(folds.max()) + 1
+    for repeat, folds in enumerate(drawn):
         for fold in range(num_folds):
             test = folds == fold
             train = data.part(~test)
@@ -375,10 +375,11 @@ def _by_folds(data: _Data, options: TrainOptions) -> TrainedHead:
             check_enough(train.targets, LEAST_FITTED)
             fitted = _fit(train, unit[~test], options)
             predictions[repeat, test] = _given(fitted.math, unit[test], options)
-            constants[repeat, test] = np.average(train.targets, weights=train.weights)
-            for (_, scores), line in zip(others, lined, strict=True):
-                scaled = on_the_scale(scores[~test], train.targets, train.weights, is_marks=options.method == "logistic")
-                line[repeat, test] = scaled(scores[test])
+    fitter = partial(on_the_scale, is_marks=options.method == "logistic")
+    constants, *lined = (
+        splitting.out_of_fold(drawn, fitter, scores, data.targets, data.weights)
+        for scores in (np.zeros(len(data.rows)), *(scores for _, scores in others))
+    )
     final = _fit(data, unit, options)
     curve = _curve_by_folds(data, unit, options, num_folds) if options.with_curve else None
     told = {"by": OUT_OF_FOLD, "num_folds": num_folds, "num_repeats": repeats, "num_train_rows": len(data.rows)}
