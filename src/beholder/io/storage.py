@@ -274,5 +274,6 @@ def content_sample(path: str, num_bytes: int) -> str:
 def sha256_of(path: str | Path, start: int = 0) -> str:
     """Lower-case hex sha256 of a local file, from byte `start` on. Raises OSError."""
     with open_local(path) as file:
-        file.seek(start)
+        if start:
+            file.seek(start)
         return hashlib.file_digest(file, "sha256").hexdigest()
