@@ -13,8 +13,6 @@ The text is read by address; nothing is checked, so it lies in a buffer with `PA
 
 from __future__ import annotations
 
-import ctypes
-import struct
 from decimal import Decimal
 from typing import Any
 
@@ -379,11 +377,11 @@ def parse_rows(text, start, stop, roles, out, missing, lines, spans, unsure, rep
 def nearest_float32(text: str) -> float:
     """The float32 nearest to a finite decimal number, ties to even, whatever its length; infinite where it overflows."""
     wide = float(text)
-    near = ctypes.c_float(wide).value
+    with np.errstate(over="ignore"):
+        near = float(np.float32(wide))
+        other = float(np.nextafter(np.float32(near), np.float32(np.inf if wide > near else -np.inf)))
     if near == wide:
         return near
-    (pattern,) = struct.unpack("<I", struct.pack("<f", near))
-    other: float = struct.unpack("<f", struct.pack("<I", pattern + (1 if abs(wide) > abs(near) else -1)))[0]
     low, high = sorted((near, other))
     midpoint = (max(low, -(2.0**128)) + min(high, 2.0**128)) / 2
     if wide != midpoint:
@@ -392,9 +390,6 @@ def nearest_float32(text: str) -> float:
     if exact == Decimal(midpoint):
         return near
     return high if exact > Decimal(midpoint) else low
-
-
-_QUOTE = ord('"')
 
 
 @compiled

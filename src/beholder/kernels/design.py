@@ -6,7 +6,7 @@ import numpy as np
 
 from beholder.kernels.compiled import compiled
 from beholder.kernels.scoring import _scale_down, _widen_row
-from beholder.kernels.vectors import LANES, prefetch_line, wide_dot
+from beholder.kernels.vectors import LANES, dot, prefetch_line
 
 _SMALLEST_SQUARE_SUM, _LARGEST_SQUARE_SUM = 1e-200, 1e200
 
@@ -23,7 +23,7 @@ def _ask_for(first, row_bytes, num_bytes, rows, at):  # type: ignore[no-untyped-
 def _read_row(like, x, dim, tail, wide):  # type: ignore[no-untyped-def]
     """Write a row to `wide`, possibly scaled; returns its status and the sum of its squares."""
     _widen_row(like, x, dim, tail, wide)
-    total = wide_dot(wide.ctypes.data, wide.ctypes.data, (dim + LANES - 1) // LANES)
+    total = dot(wide, wide.ctypes.data, wide.ctypes.data, (dim + LANES - 1) // LANES)
     if total >= _SMALLEST_SQUARE_SUM and total <= _LARGEST_SQUARE_SUM:
         return 0, total
     return _scale_down(wide, dim)
@@ -91,7 +91,7 @@ def residual_sums(  # type: ignore[no-untyped-def]
         if status != 0:
             continue
         inverse, weight = 1.0 / np.sqrt(total), weights[row]
-        predicted = wide_dot(wide.ctypes.data, head.ctypes.data, (dim + LANES - 1) // LANES) * inverse + bias
+        predicted = dot(wide, wide.ctypes.data, head.ctypes.data, (dim + LANES - 1) // LANES) * inverse + bias
         residual = (targets[row] - predicted) * weight
         for i in range(dim):
             gradient[i] += residual * (wide[i] * inverse - origin[i])

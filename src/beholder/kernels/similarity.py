@@ -14,16 +14,10 @@ Rows are named by their number in a matrix that starts at address `first`, `row_
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
 
-from beholder.kernels import vectors
 from beholder.kernels.compiled import compiled
-from beholder.kernels.vectors import LANES, multiply_4_rows
+from beholder.kernels.vectors import dot, multiply_4_rows
 
 PANEL = 32
 """Rows that stand side by side in a panel of coordinates."""
@@ -33,36 +27,9 @@ NONE = -2.0
 """Stands for a similarity where no row was near enough."""
 
 
-def _dot_code(builder: Any, args: Any, item_bytes: int, half_instructions: bool) -> Any:
-    """Loop over 16 elements at a time; returns the sum of all products."""
-    x, y, steps = args
-    wide = ir.VectorType(ir.DoubleType(), LANES)
-
-    def add(index: Any, total: list[Any]) -> list[Any]:
-        offset = builder.mul(index, ir.Constant(index.type, LANES * item_bytes))
-        pair = [vectors.load_lanes(builder, builder.add(row, offset), item_bytes, half_instructions) for row in (x, y)]
-        if item_bytes != 8:
-            pair = [builder.fpext(values, wide) for values in pair]
-        return [vectors.fma(builder, *pair, *total)]
-
-    return vectors.sum_lanes(builder, *vectors.loop(builder, steps, [vectors.splat(wide, 0.0)], add))
-
-
-@intrinsic
-def _dot(typing_context, like, x, y, steps):  # type: ignore[no-untyped-def]
-    """Sum of x*y over `steps` >= 1 times 16 elements at two addresses, as float64."""
-    half_instructions = vectors.has_half_instructions()
-    signature = types.float64(like, types.intp, types.intp, types.intp)
-
-    def codegen(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        return _dot_code(builder, args[1:], like.dtype.bitwidth // 8, half_instructions)
-
-    return signature, codegen
-
-
 @compiled
 def _similarity(like, x, y, steps, x_squares, y_squares):  # type: ignore[no-untyped-def]
-    found = _dot(like, x, y, steps) / np.sqrt(x_squares * y_squares)
+    found = dot(like, x, y, steps) / np.sqrt(x_squares * y_squares)
     return min(1.0, max(-1.0, found))
 
 
@@ -71,7 +38,7 @@ def square_sums(like, first, row_bytes, steps, rows, out):  # type: ignore[no-un
     """Write `dot(x, x)` of rows `rows` (int64) to `out` (float64)."""
     for i in range(rows.shape[0]):
         x = first + rows[i] * row_bytes
-        out[i] = _dot(like, x, x, steps)
+        out[i] = dot(like, x, x, steps)
 
 
 @compiled
@@ -269,5 +236,5 @@ def usable_rows(like, first, row_bytes, steps, out):  # type: ignore[no-untyped-
     """Write to `out` (N, bool) whether each row has a direction: only finite elements, and not only zeros."""
     for row in range(out.shape[0]):
         x = first + row * row_bytes
-        total = _dot(like, x, x, steps)
+        total = dot(like, x, x, steps)
         out[row] = total > 0.0 and total < np.inf

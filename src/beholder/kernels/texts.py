@@ -153,6 +153,19 @@ def name_hashes(offsets: Offsets, data: Data, seed: int) -> npt.NDArray[np.uint6
     return out
 
 
+def _table(words: tuple[str, ...]) -> tuple[Data, npt.NDArray[np.int64]]:
+    """Words one below the other, and their lengths."""
+    lengths = np.array([len(word) for word in words])
+    table = np.zeros((len(words), int(lengths.max())), np.uint8)
+    for row, word in zip(table, words, strict=True):
+        row[: len(word)] = np.frombuffer(word.encode(), np.uint8)
+    return table, lengths
+
+
+_ARCHIVES, _ARCHIVE_LENGTHS = _table((".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip"))
+_TABLES, _TABLE_LENGTHS = _table((".parquet", ".pq", ".csv", ".npy", ".npz"))
+
+
 @compiled
 def _ends_with(data, start, stop, word):  # type: ignore[no-untyped-def]
     """Whether data[start:stop] ends with the word, in any case of ASCII letters."""
@@ -185,12 +198,12 @@ def _folder_end(data, start, stop):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _source_end(data, start, stop, archives, archive_lengths, tables, table_lengths):  # type: ignore[no-untyped-def]
+def _source_end(data, start, stop):  # type: ignore[no-untyped-def]
     first_slash = -1
     scheme = -1
     for at in range(start, stop):
         if data[at] == 47:
-            if _ends_with_any(data, start, at, archives, archive_lengths):
+            if _ends_with_any(data, start, at, _ARCHIVES, _ARCHIVE_LENGTHS):
                 return at
             if scheme < 0 and at > start and data[at - 1] == 58 and at + 1 < stop and data[at + 1] == 47:
                 scheme = at + 2
@@ -200,19 +213,16 @@ def _source_end(data, start, stop, archives, archive_lengths, tables, table_leng
     while at > start and 48 <= data[at - 1] <= 57:
         at -= 1
     is_numbered = at < stop and at > start and (data[at - 1] == 58 or data[at - 1] == 35)
-    if is_numbered and _ends_with_any(data, start, at - 1, tables, table_lengths):
+    if is_numbered and _ends_with_any(data, start, at - 1, _TABLES, _TABLE_LENGTHS):
         return at - 1
     return first_slash if first_slash > 0 else start
 
 
 @compiled
-def _part_ends(offsets, data, by_source, archives, archive_lengths, tables, table_lengths, ends, heads):  # type: ignore[no-untyped-def]
+def _part_ends(offsets, data, by_source, ends, heads):  # type: ignore[no-untyped-def]
     for row in range(len(offsets) - 1):
         start, stop = offsets[row], offsets[row + 1]
-        if by_source:
-            end = _source_end(data, start, stop, archives, archive_lengths, tables, table_lengths)
-        else:
-            end = _folder_end(data, start, stop)
+        end = _source_end(data, start, stop) if by_source else _folder_end(data, start, stop)
         ends[row] = end
         head = True
         if row > 0 and ends[row - 1] - offsets[row - 1] == end - start:
@@ -239,18 +249,6 @@ def _copy_heads(offsets, data, ends, heads, offsets_out, data_out):  # type: ign
     offsets_out[number] = at
 
 
-def _table(words: tuple[str, ...]) -> tuple[Data, npt.NDArray[np.int64]]:
-    lengths = np.array([len(word) for word in words])
-    table = np.zeros((len(words), int(lengths.max())), np.uint8)
-    for row, word in zip(table, words, strict=True):
-        row[: len(word)] = np.frombuffer(word.encode(), np.uint8)
-    return table, lengths
-
-
-_ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
-_TABLES = (".parquet", ".pq", ".csv", ".npy", ".npz")
-
-
 def leading_parts(
     offsets: Offsets, data: Data, *, by_source: bool
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Data]:
@@ -265,9 +263,7 @@ def leading_parts(
     """
     num_rows = len(offsets) - 1
     ends, heads = np.empty(num_rows, np.int64), np.empty(num_rows, np.bool_)
-    archives, archive_lengths = _table(_ARCHIVES)
-    tables, table_lengths = _table(_TABLES)
-    _part_ends(offsets, data, by_source, archives, archive_lengths, tables, table_lengths, ends, heads)
+    _part_ends(offsets, data, by_source, ends, heads)
     part_offsets = np.zeros(int(heads.sum()) + 1, np.int64)
     part_data = np.empty(int((ends - offsets[:-1])[heads].sum()), np.uint8)
     _copy_heads(offsets, data, ends, heads, part_offsets, part_data)

@@ -25,7 +25,7 @@ ZERO = 128
 """The byte that stands for zero in normalised tokens; they use 1 to 255."""
 
 _F = np.float32
-_FAST = {"reassoc", "contract", "nsz", "arcp"}
+_fast = nb.njit(fastmath={"reassoc", "contract", "nsz", "arcp"}, error_model="numpy")
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -80,7 +80,7 @@ def _rounded_like(typing_context: Any, element: Any, value: Any) -> Any:
     return element(element, types.float32), build
 
 
-@nb.njit(fastmath=_FAST, error_model="numpy")
+@_fast
 def _power_of_two(x):  # type: ignore[no-untyped-def]
     """2**x for x in [-126, 126], relative error below 3e-7: Taylor's series of degree 6 on [-1/2, 1/2]."""
     whole = np.floor(x + _F(0.5))
@@ -95,7 +95,7 @@ def _power_of_two(x):  # type: ignore[no-untyped-def]
     return series * _from_bits((np.int32(whole) + np.int32(127)) << np.int32(23))
 
 
-@nb.njit(fastmath=_FAST, error_model="numpy")
+@_fast
 def _quick_gelu(x):  # type: ignore[no-untyped-def]
     """OpenAI's activation, x * sigmoid(1.702 x)."""
     power = x * _F(-1.702 * 1.4426950408889634)
@@ -104,7 +104,7 @@ def _quick_gelu(x):  # type: ignore[no-untyped-def]
     return x / (_F(1.0) + _power_of_two(power))
 
 
-@nb.njit(fastmath=_FAST, error_model="numpy")
+@_fast
 def _mean_and_inverse_deviation(row, eps):  # type: ignore[no-untyped-def]
     """Of LayerNorm: two passes over a row in the first cache."""
     total = _F(0.0)
@@ -117,14 +117,14 @@ def _mean_and_inverse_deviation(row, eps):  # type: ignore[no-untyped-def]
     return mean, _F(1.0) / np.sqrt(squares / _F(row.size) + eps)
 
 
-@nb.njit(fastmath=_FAST, error_model="numpy")
+@_fast
 def _norm_row(row, gain, shift, eps, out):  # type: ignore[no-untyped-def]
     mean, inverse = _mean_and_inverse_deviation(row, eps)
     for i in range(row.size):
         out[i] = (row[i] - mean) * inverse * gain[i] + shift[i]
 
 
-@nb.njit(fastmath=_FAST, error_model="numpy")
+@_fast
 def _to_bytes(row, out):  # type: ignore[no-untyped-def]
     """One float32 row as bytes around ZERO; returns its scale."""
     largest_bits = np.int32(0)  # floats that are not negative have the order of their bits; and NaN is above all

@@ -184,20 +184,27 @@ def dot_sum(typing_context, like, x, w, num_blocks, out):  # type: ignore[no-unt
 
 
 @intrinsic
-def wide_dot(typing_context, x, y, num_lanes):  # type: ignore[no-untyped-def]
-    """The sum of x*y over `num_lanes` >= 1 times 16 float64, in 16 partial sums: the same bits on every machine."""
+def dot(typing_context, like, x, y, steps):  # type: ignore[no-untyped-def]
+    """Sum of x*y over `steps` >= 1 times 16 elements at two addresses, in float64: the same bits on every machine.
+
+    Element i goes into lane i mod 16, in order; then the lanes are added in halves, pairwise.
+    """
+    half_instructions = has_half_instructions()
 
     def codegen(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        one, other, count = args
+        _, x, y, count = args
+        item_bytes = like.dtype.bitwidth // 8
 
         def add_16(index: Any, totals: list[Any]) -> list[Any]:
-            offset = builder.mul(index, ir.Constant(index.type, LANES * 8))
-            values = (load(builder, builder.add(address, offset), _DOUBLES, 0, 8) for address in (one, other))
-            return [fma(builder, *values, *totals)]
+            offset = builder.mul(index, ir.Constant(index.type, LANES * item_bytes))
+            pair = [load_lanes(builder, builder.add(row, offset), item_bytes, half_instructions) for row in (x, y)]
+            if item_bytes != 8:
+                pair = [builder.fpext(values, _DOUBLES) for values in pair]
+            return [fma(builder, *pair, *totals)]
 
-        return sum_lanes(builder, loop(builder, count, [splat(_DOUBLES, 0.0)], add_16)[0])
+        return sum_lanes(builder, *loop(builder, count, [splat(_DOUBLES, 0.0)], add_16))
 
-    return types.float64(types.intp, types.intp, types.intp), codegen
+    return types.float64(like, types.intp, types.intp, types.intp), codegen
 
 
 def _widen_16(like: Any, half_instructions: bool) -> Any:
