@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from beholder.columns import SAMPLE
 from beholder.errors import OutputError, reading_failed, writing_failed
+from beholder.io.writing import write_at
 from beholder.scoreset.joined import mark_of
 
 RowsNamed = Callable[[Sequence[str]], Mapping[str, Sequence[int]]]
@@ -182,7 +183,7 @@ def _append(path: Path, data: bytes) -> None:
         fcntl.flock(handle, fcntl.LOCK_EX)  # another browse may write the same file
         end = _mended_end(handle)
         try:
-            _write_at(handle, data, end)
+            write_at(handle, data, end)
             os.fsync(handle)
         except OSError:
             os.ftruncate(handle, end)
@@ -197,13 +198,6 @@ def _append(path: Path, data: bytes) -> None:
             os.close(folder)
 
 
-def _write_at(handle: int, data: bytes, at: int) -> None:
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(handle, view, at)
-        view, at = view[written:], at + written
-
-
 def _mended_end(handle: int) -> int:
     """Where the next line begins: behind the last whole one. A cut-off line is taken away, one that lacks its end gets it."""
     size = os.fstat(handle).st_size
@@ -213,8 +207,7 @@ def _mended_end(handle: int) -> int:
         return size
     last = tail[tail.rfind(b"\n") + 1 :]
     if _event(last) is not None:
-        _write_at(handle, b"\n", size)
-        return size + 1
+        return write_at(handle, b"\n", size)
     os.ftruncate(handle, size - len(last))
     return size - len(last)
 

@@ -235,7 +235,8 @@ def _write_part(
         def write_block(start: int, block_seed: np.random.SeedSequence) -> None:
             rows = world.rows(min(_BLOCK_ROWS, num_rows - start), block_seed)
             truth[start : start + len(rows)] = world.truth(rows)
-            _write_at(file.fileno(), rows, body + start * options.dim * 2)
+            data = rows.astype("<f2", copy=False).data.cast("B")
+            writing.write_at(file.fileno(), data, body + start * options.dim * 2)  # a full disk ends a memory map with a crash
 
         for _ in pool.map(write_block, starts, block_seeds):
             pass
@@ -245,14 +246,6 @@ def _write_part(
     table = table.replace_schema_metadata({"note": "synthetic, made by beholder demo"})
     with writing.write_whole(str(metadata_path)) as temporary:
         pq.write_table(table, temporary, compression="zstd", use_dictionary=False)
-
-
-def _write_at(file: int, rows: npt.NDArray[np.float16], offset: int) -> None:
-    """Write all bytes of `rows` at `offset`; a full disk raises here, which a memory map would answer with a crash."""
-    left = memoryview(rows.astype("<f2", copy=False).data).cast("B")
-    while left:
-        written = os.pwrite(file, left, offset)
-        left, offset = left[written:], offset + written
 
 
 def _rated_share(options: SyntheticOptions, part: int) -> int:

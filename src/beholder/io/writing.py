@@ -122,6 +122,15 @@ def write_bytes(path: str, data: bytes, *, scratch: Path | None = None) -> None:
         temporary.write_bytes(data)
 
 
+def write_at(handle: int, data: bytes | memoryview, place: int) -> int:
+    """Write all of `data` into an open file from the byte `place` on; returns where it ends. Raises OSError."""
+    left = memoryview(data)
+    while left:
+        written = os.pwrite(handle, left, place)
+        left, place = left[written:], place + written
+    return place
+
+
 @contextlib.contextmanager
 def open_whole(path: str, *, num_bytes: int = 0, scratch: Path | None = None) -> Iterator[IO[bytes]]:
     """Give a file to write from front to back; on success it becomes `path` at once, on any failure nothing is left.

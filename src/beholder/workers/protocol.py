@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from beholder.columns import PictureReason
+from beholder.io.writing import write_at
 from beholder.pixels.picture import PixelOptions
 from beholder.sources.reader import DIGEST_BYTES
 
@@ -230,10 +231,7 @@ class Spool:
         """Write `data` to a free place and return the place; it is taken until `release`."""
         place = self._free.pop() if self._free else self._num_places
         self._num_places += place == self._num_places
-        view, offset = memoryview(data), place * _SPOOL_STRIDE_BYTES
-        while view:
-            written = os.pwrite(self.handle, view, offset)
-            view, offset = view[written:], offset + written
+        write_at(self.handle, data, place * _SPOOL_STRIDE_BYTES)
         return place
 
     def get(self, place: int, num_bytes: int) -> bytes:

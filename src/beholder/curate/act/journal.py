@@ -31,6 +31,7 @@ from beholder.curate.options import ACTIONS
 from beholder.errors import InputError, OutputError, reading_failed, writing_failed
 from beholder.io import crash
 from beholder.io.records import json_value
+from beholder.io.writing import write_at
 
 FORMAT, VERSION = "beholder-journal", 2
 _MARKERS = frozenset(("planned", "sums", "results", "end", "undo", "undone", "undone shard", "shard"))
@@ -518,10 +519,7 @@ class Journal:
         try:
             if os.fstat(self._descriptor).st_size != start:  # lines of a write that was interrupted
                 os.ftruncate(self._descriptor, start)
-            view, at = memoryview(b"".join(texts)), start
-            while view:
-                count = os.pwrite(self._descriptor, view, at)
-                view, at = view[count:], at + count
+            at = write_at(self._descriptor, b"".join(texts), start)
             if sync:
                 os.fsync(self._descriptor)
             self._end = (at, check)
