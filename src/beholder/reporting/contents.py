@@ -11,15 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from beholder import columns
 from beholder.columns import SAMPLE
 from beholder.curate.advise.advice import Advice, advise
 from beholder.curate.advise.representation import Group
 from beholder.curate.advise.rows import choose_score
 from beholder.errors import InputError
-from beholder.io.schemas import is_text
 from beholder.reporting import selections
 from beholder.reporting.charts import NOTHING, percent
 from beholder.reporting.heads import NUM_BORDER, HeadSection, head_section, set_border
@@ -28,7 +25,7 @@ from beholder.reporting.rows import VIEW, RowFacts, fetch_rows
 from beholder.reporting.selections import Decisions, Groups, Member, read_groups
 from beholder.scoreset.database import clear_errors, connect
 from beholder.scoreset.joined import narrow
-from beholder.scoreset.picture_column import NUM_LOOKED_AT, PictureColumn, caption_column_of, picture_column_of
+from beholder.scoreset.picture_column import PictureColumn, caption_column_of, find_picture_column
 from beholder.scoreset.rejects import RejectReason, count_reasons
 from beholder.scoreset.score_set import ScoreSet, heads_recorded
 
@@ -134,7 +131,7 @@ def gather(whole: ScoreSet, options: ReportOptions, scratch: Path, say: Say) -> 
         say("reading names and metadata of what is shown")
         wanted = {row for head in heads for row in head.rows}
         wanted |= set(groups.rows) if groups is not None else set()
-        pictures = None if options.no_thumbnails else _picture_column(scores, options)
+        pictures = None if options.no_thumbnails else find_picture_column(scores, options.picture_column, options.pictures)
         facts = fetch_rows(
             connection,
             scores,
@@ -163,17 +160,6 @@ def gather(whole: ScoreSet, options: ReportOptions, scratch: Path, say: Say) -> 
         num_rows_of_set=whole.whole().num_rows,
         picture_column=pictures,
     )
-
-
-def _picture_column(scores: ScoreSet, options: ReportOptions) -> PictureColumn | None:
-    """The column with the pictures' paths or URLs. Raises InputError."""
-    texts = [item.name for item in scores.schema if is_text(item.type) or item.name == scores.sample_column]
-    read = next(scores.batches(texts, num_rows=NUM_LOOKED_AT), None)
-    first = read if read is not None else scores.schema.empty_table()
-    for item in scores.schema:
-        if item.name not in first.column_names:
-            first = first.append_column(item, pa.nulls(len(first), item.type))
-    return picture_column_of(first, scores, options.picture_column, options.pictures)
 
 
 def _head(index: int, scores: ScoreSet, options: ReportOptions, decisions: Decisions | None, say: Say) -> HeadSection:

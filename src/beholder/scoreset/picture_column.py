@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
@@ -12,7 +13,6 @@ from beholder.errors import InputError
 from beholder.io import locations
 from beholder.io.schemas import is_text
 from beholder.locate.named_sources import named_in
-from beholder.scoreset.score_set import ScoreSet
 from beholder.sources.file_kinds import (
     MOST_LOOKED_AT,
     OTHER_SUFFIXES,
@@ -22,6 +22,9 @@ from beholder.sources.file_kinds import (
     suffix_of,
 )
 from beholder.sources.reader import PictureRef
+
+if TYPE_CHECKING:
+    from beholder.scoreset.score_set import ScoreSet
 
 PICTURE_COLUMN_NAMES = (
     "image_url", "url", "image_path", "img_path", "path", "file_path", "filepath", "file_name", "filename", "file",
@@ -68,6 +71,16 @@ class PictureColumn:
     def missing(self) -> PictureRef:
         """What is there for a row whose value is null or empty."""
         return PictureRef(error=(PictureReason.MISSING, f"column {self.name!r} is empty for this row"))
+
+
+def find_picture_column(scores: ScoreSet, wanted: str | None, pictures: Sequence[str]) -> PictureColumn | None:
+    """`picture_column_of` by the first rows of a set. `pictures`: sources of the pictures as the user named them."""
+    texts = [item.name for item in scores.schema if is_text(item.type) or item.name == scores.sample_column]
+    first = next(scores.batches(texts, num_rows=NUM_LOOKED_AT), scores.schema.empty_table())
+    for item in scores.schema:
+        if item.name not in first.column_names:
+            first = first.append_column(item, pa.nulls(len(first), item.type))
+    return picture_column_of(first.select(scores.schema.names), scores, wanted, pictures)
 
 
 def picture_column_of(first: pa.Table, scores: ScoreSet, wanted: str | None, pictures: Sequence[str]) -> PictureColumn | None:
