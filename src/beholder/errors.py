@@ -97,6 +97,11 @@ def shortened(line: str) -> str:
     return f"{begin} ... ({len(line) - len(begin) - len(end):,} characters left out) ... {end}"
 
 
+def clipped(text: str, most: int) -> str:
+    """The text; of a longer one the beginning and `...`, `most` characters in all."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
 def _escaped(mark: str) -> str:
     """A character that a terminal would act on, escaped; others that only cannot be printed (a lone surrogate) as they are."""
     acts = ord(mark) < 0xA0 or mark in "\u2028\u2029" or "\u200e" <= mark <= "\u202e" or "\u2066" <= mark <= "\u2069"
@@ -146,6 +151,11 @@ def text_of(error: BaseException, most: int | None = 200) -> str:
 def kind_and_text(error: BaseException, most: int = 200) -> str:
     """An error's class and what it says, on one line."""
     return f"{type(error).__name__}: {text_of(error, most)}"
+
+
+def number_of(count: int, one: str, many: str | None = None) -> str:
+    """`1 row`, `1,200 rows`. `many`: where it is not `one` and an s."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 def reading_failed(path: str, error: OSError) -> InputError:

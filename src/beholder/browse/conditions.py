@@ -24,7 +24,7 @@ from beholder.browse.newest_first import Busy
 from beholder.browse.rows import VIEW, RowStore
 from beholder.columns import SAMPLE
 from beholder.errors import BeholderError, InputError
-from beholder.scoreset.database import Remedy, all_rows, clear_errors, connect, count_of, interruptible, mask_where
+from beholder.scoreset.database import Remedy, all_rows, clear_errors, connect, count_of, in_quotes, interruptible, mask_where
 from beholder.scoreset.score_set import ROW, quoted
 from beholder.scoreset.untyped import Form, Untyped
 from beholder.workers.child_process import MOST_STARTS, START_PAUSE_S, START_S, ChildProcess, check_package, status_text
@@ -150,7 +150,7 @@ class Conditions:
         """
         if not conditions:
             return np.ones(self._store.num_rows, np.bool_) if self.shown is None else self.shown
-        named = f"condition {_short(' and '.join(conditions))}"
+        named = f"condition {in_quotes(' and '.join(conditions))}"
         _, data = self._ask("matching", named, conditions=list(conditions))
         mask = np.unpackbits(np.frombuffer(data, np.uint8), count=self._store.num_rows).view(np.bool_)
         return mask if self.shown is None else mask & self.shown
@@ -171,7 +171,7 @@ class Conditions:
     def _ask_once(self, wanted: str, name: str, /, **arguments: Any) -> dict[str, Any]:
         """What a process says of a column; kept."""
         if (wanted, name) not in self._kept:
-            self._kept[wanted, name] = self._ask(wanted, f"condition {_short(quoted(name))}", **arguments)[0]
+            self._kept[wanted, name] = self._ask(wanted, f"condition {in_quotes(quoted(name))}", **arguments)[0]
         return self._kept[wanted, name]
 
     def has_unique_names(self) -> bool:
@@ -353,8 +353,3 @@ def _written(mask: npt.NDArray[np.bool_], path: Path) -> int:
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     path.unlink()
     return handle
-
-
-def _short(text: str) -> str:
-    shown = " ".join(text.split())
-    return f"'{shown}'" if len(shown) <= 120 else f"'{shown[:117]}...'"

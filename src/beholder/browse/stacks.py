@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from beholder.browse.rows import RowStore, View
 from beholder.curate.duplicates.group_files import open_groups
+from beholder.errors import number_of
 from beholder.scoreset.database import clear_errors, connect, interruptible
 
 _AT_ONCE = 65_536
@@ -131,10 +132,8 @@ def stacks_warning(stacks: Stacks | None) -> str | None:
         return None
     if not stacks.num_groups:
         return f"--groups {stacks.source} holds no group of two pictures of these scores, so no stacks are shown"
-    were = "picture is" if stacks.num_strangers == 1 else "pictures are"
-    return (
-        f"{stacks.num_strangers:,} {were} left out of --groups {stacks.source}: not among these rows, or in a group of no other"
-    )
+    were = number_of(stacks.num_strangers, "picture is", "pictures are")
+    return f"{were} left out of --groups {stacks.source}: not among these rows, or in a group of no other"
 
 
 def _rows_of(

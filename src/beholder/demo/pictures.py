@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from beholder.errors import InputError
+from beholder.errors import InputError, clipped
 from beholder.io import writing
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def draw_contact_sheet(path: Path, rows: Sequence[tuple[str, float]], *, title: 
         found = _thumbnail(picture)
         sheet.paste(found, (left + (_CELL_PX - found.width) // 2, above + (_CELL_PX - found.height) // 2))
         draw.text((left, above + _CELL_PX + 2), f"{score:.3f}", _WARNING if warning else _INK, small)
-        draw.text((left, above + _CELL_PX + 18), _shortened(Path(picture).name), _INK, small)
+        draw.text((left, above + _CELL_PX + 18), clipped(Path(picture).name, 24), _INK, small)
     text = PngInfo()
     text.add_text("Title", title)
     text.add_text("Description", warning)
@@ -179,7 +179,3 @@ def _thumbnail(path: str) -> Image:
         found = picture.convert("RGB")
     found.thumbnail((_CELL_PX, _CELL_PX))
     return found
-
-
-def _shortened(name: str) -> str:
-    return name if len(name) <= 24 else name[:21] + "..."

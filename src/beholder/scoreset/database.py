@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from beholder.errors import BeholderError, InputError
+from beholder.errors import BeholderError, InputError, clipped
 from beholder.scoreset.score_set import ROW, text_literal
 from beholder.scoreset.untyped import Untyped
 
@@ -117,7 +117,7 @@ def check_expression(
     """
     import duckdb
 
-    named = f"{flag} {_shown(expression)}"
+    named = f"{flag} {in_quotes(expression)}"
     if not expression.strip():
         raise InputError(f"{flag} is empty; give a condition such as 'width >= 512'")
     if any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in expression):  # surrogates: a broken argument
@@ -187,9 +187,10 @@ def _with_operator(text: str, named: str) -> str:
     return text
 
 
-def _shown(expression: str) -> str:
+def in_quotes(expression: str) -> str:
+    """An expression as messages name it: in quotes, on one line, of a long one the beginning."""
     plain = " ".join(expression.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0").split())
-    return f"'{plain}'" if len(plain) <= 120 else f"'{plain[:117]}...'"
+    return f"'{clipped(plain, 120)}'"
 
 
 @contextlib.contextmanager
@@ -274,7 +275,7 @@ def mask_where(
     """
     fitted = check_expression(connection, expression, source, untyped=untyped, remedy=remedy)
     mask = np.zeros(num_rows, np.bool_)
-    with clear_errors(f"--where {_shown(expression)}", remedy):
+    with clear_errors(f"--where {in_quotes(expression)}", remedy):
         for rows in rows_of(connection, f"SELECT {ROW} FROM {source} WHERE (\n{fitted}\n)"):
             mask[rows] = True
     return mask

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from beholder.columns import SAMPLE_COLUMN_NAMES
-from beholder.errors import ChoiceNeededError, InputError
+from beholder.errors import ChoiceNeededError, InputError, clipped
 from beholder.io.schemas import is_list, is_text
 from beholder.io.tables import check_names
 from beholder.sources.file_kinds import PICTURE_SUFFIXES, is_picture, is_picture_text, suffix_of
@@ -392,5 +392,5 @@ def _is_number(text: str) -> bool:
 
 def _quoted(names: Sequence[str], joint: str = ", ") -> str:
     """Up to eight names in quotes, long ones cut."""
-    shown = [f"'{name if len(name) <= 40 else name[:37] + '...'}'" for name in names[:_MOST_NAMES]]
+    shown = [f"'{clipped(name, 40)}'" for name in names[:_MOST_NAMES]]
     return joint.join(shown) + (f", ... ({len(names)} in all)" if len(names) > _MOST_NAMES else "")

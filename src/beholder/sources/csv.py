@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from beholder.columns import RowStatus
-from beholder.errors import InputError
+from beholder.errors import InputError, clipped
 from beholder.io import remote, storage
 from beholder.io.tables import is_utf16, open_text, read_head
 from beholder.kernels import decimals
@@ -190,7 +190,7 @@ class _Workspace:
             return f"the row is longer than {MOST_ROW_BYTES >> 20} MiB; is a quote not closed?"
         column = int(self.report[decimals.COLUMN])
         start, stop = (int(self.report[which]) for which in (decimals.FIELD_START, decimals.FIELD_STOP))
-        text = _shortened(self.text[start : min(stop, start + 200)].decode("utf-8", errors="replace"))
+        text = clipped(self.text[start : min(stop, start + 200)].decode("utf-8", errors="replace"), 40)
         expected = len(layout.names)
         return _COMPLAINTS[status].format(column=layout.names[column], text=text, found=column + 1, expected=expected)
 
@@ -214,10 +214,6 @@ class _Parsed:
     error: tuple[int, str] | None
 
 
-def _shortened(text: str) -> str:
-    return text if len(text) <= 40 else text[:37] + "..."
-
-
 def _labels(text: npt.NDArray[np.uint8], spans: npt.NDArray[np.int64], layout: _Layout) -> tuple[pa.Table, str | None]:
     """The columns to pass on, up to the first row that is no UTF-8 text, and what is wrong with that."""
     arrays, num_rows, complaint = [], len(spans), None
@@ -228,7 +224,7 @@ def _labels(text: npt.NDArray[np.uint8], spans: npt.NDArray[np.int64], layout: _
         if not _is_text(array):
             # the first row that is none: as many as there are lengths at which the rows before are all text
             num_rows = bisect.bisect_left(range(1, len(array)), True, key=lambda length: not _is_text(array.slice(0, length)))
-            value = _shortened(array[num_rows].as_buffer().to_pybytes().decode("utf-8", errors="replace"))
+            value = clipped(array[num_rows].as_buffer().to_pybytes().decode("utf-8", errors="replace"), 40)
             complaint = f"column {layout.names[position]!r}: {value!r} is not UTF-8 text"
         arrays.append(array)
     names = [layout.names[position] for position in layout.labels]

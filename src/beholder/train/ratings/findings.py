@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from beholder.errors import number_of as number_of
 from beholder.errors import one_line
 
 _MOST_EXAMPLES = 3
@@ -48,11 +49,6 @@ class Findings:
         if count:
             shown = tuple(str(each) for each, _ in zip(examples, range(_MOST_EXAMPLES), strict=False))
             self.found.append(Finding(what, int(count), text, shown))
-
-
-def number_of(count: int, one: str, many: str | None = None) -> str:
-    """`1 row`, `1,200 rows`."""
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 def is_or_are(count: int, one: str = "is", many: str = "are") -> str:
