@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -62,10 +62,9 @@ class VerifyOptions:
             raise InputError(f"name pictures, or what a run wrote, or use --golden for the published scores{both}")
         if self.pictures is not None and not self.golden:
             raise InputError("--pictures goes with --golden; name your own pictures without it")
-        idle = [flag for name, flag in _DRIFT_ONLY.items() if getattr(self, name) not in (None, ())]
-        if self.golden and idle:
-            what = f"{', '.join(idle)} {'has' if len(idle) == 1 else 'have'} no effect with --golden"
-            raise InputError(f"{what}: published scores have their own pictures, heads and pixels; leave out, or name pictures")
+        if self.golden:
+            why = "published scores have their own pictures, heads and pixels; leave out, or name pictures"
+            self._refuse(_DRIFT_ONLY, f"with --golden: {why}")
         _ = self.thresholds
         if self.sample is not None and self.sample < 1:
             raise InputError("--draw must be at least 1")
@@ -73,13 +72,14 @@ class VerifyOptions:
 
     def refuse_settings(self) -> None:
         """Raise InputError where something was given that means nothing for what a run wrote."""
-        named = {**_DRIFT_ONLY, "backbone": "--backbone", "precision": "--precision"}
-        idle = [flag for name, flag in named.items() if getattr(self, name) not in (None, ())]
+        why = "which is what a run wrote: its files are read, and nothing is scored"
+        self._refuse({**_DRIFT_ONLY, "backbone": "--backbone", "precision": "--precision"}, f"on {self.sources[0]}, {why}")
+
+    def _refuse(self, flags: Mapping[str, str], why: str) -> None:
+        """Raise InputError where any of these fields (name -> flag) was given."""
+        idle = [flag for name, flag in flags.items() if getattr(self, name) not in (None, ())]
         if idle:
-            what = f"{', '.join(idle)} {'has' if len(idle) == 1 else 'have'} no effect"
-            raise InputError(
-                f"{what} on {self.sources[0]}, which is what a run wrote: its files are read, and nothing is scored"
-            )
+            raise InputError(f"{', '.join(idle)} {'has' if len(idle) == 1 else 'have'} no effect {why}")
 
     @property
     def thresholds(self) -> tuple[Threshold, ...]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import typer
-
-from beholder.cli.flags import SUMMARY_FLAGS, command
+from beholder.cli.flags import SCORES_HELP, SUMMARY_FLAGS, command
 from beholder.train.options import CalibrateOptions
 
 if TYPE_CHECKING:
@@ -18,17 +16,13 @@ _POINTS = 6
 """Points of a map that are shown."""
 
 
-def _run(options: CalibrateOptions, *, as_json: bool, quiet: bool) -> None:
+def _run(options: CalibrateOptions, **shown: bool) -> None:
     """Calibrate, and show what came of it."""
-    from beholder.cli.show import JobProgress
-    from beholder.train.calibrate.job import calibrate as run
+    from beholder.cli.show import run_and_tell
+    from beholder.train.calibrate.job import calibrate as job
 
-    with JobProgress(enabled=not (quiet or as_json)):
-        found = run(options)
-    if as_json:
-        typer.echo(json.dumps(found.to_json() | {"interval": options.interval}, indent=2))
-    elif not quiet:
-        typer.echo("\n".join(summary_lines(found, options)))
+    lines_of = partial(summary_lines, options=options)
+    run_and_tell(partial(job, options), lambda found: found.to_json() | {"interval": options.interval}, lines_of, **shown)
 
 
 def summary_lines(made: Calibrated, options: CalibrateOptions) -> list[str]:
@@ -90,7 +84,7 @@ calibrate = command(
     _run,
     name="calibrate",
     argument="scores",
-    sources="What `beholder score` wrote, or any Parquet or CSV file with a column of scores; a folder or glob of them.",
+    sources=SCORES_HELP,
     description="""Map one head's scores onto another head's scale, onto people's ratings, or onto percentiles.
 
     The map is kept with the head, with its error on pictures that it has not seen, and translates thresholds: select

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
-import typer
-
 from beholder.cli.flags import SUMMARY_FLAGS, command
+from beholder.errors import number_of
 from beholder.train.options import EvaluateOptions
 
 if TYPE_CHECKING:
@@ -21,17 +20,13 @@ _SHOWN = ("srcc", "plcc", "pair_accuracy", "mae", "rmse")
 _MOST_HEADS, _MOST_PAIRS, _MOST_GROUPS = 12, 6, 12
 
 
-def _run(options: EvaluateOptions, *, as_json: bool, quiet: bool) -> None:
+def _run(options: EvaluateOptions, **shown: bool) -> None:
     """Measure, and show what came of it."""
-    from beholder.cli.show import JobProgress
+    from beholder.cli.show import run_and_tell
     from beholder.reporting.evaluation import write_evaluation
 
-    with JobProgress(enabled=not (quiet or as_json)):
-        run = write_evaluation(options, arguments=sys.argv[1:])
-    if as_json:
-        typer.echo(json.dumps({"output": run.output, **run.found.record}, indent=2))
-    elif not quiet:
-        typer.echo("\n".join(summary_lines(run)))
+    job = partial(write_evaluation, options, arguments=sys.argv[1:])
+    run_and_tell(job, lambda run: {"output": run.output, **run.found.record}, summary_lines, **shown)
 
 
 def summary_lines(run: EvaluationRun) -> list[str]:
@@ -101,7 +96,7 @@ def _groups(one: ByColumn) -> list[str]:
         lines.append(f"  ... and {len(one.groups) - _MOST_GROUPS} more groups on the page")
     few, rows = one.too_small
     if few:
-        lines.append(f"  {few:,} group{'s' if few != 1 else ''} ({rows:,} in all) too small to be measured")
+        lines.append(f"  {number_of(few, 'group')} ({rows:,} in all) too small to be measured")
     return lines
 
 

@@ -24,6 +24,8 @@ def output_flags(*, as_json: str, quiet: str | None = None) -> dict[str, Any]:
 
 SUMMARY_FLAGS = output_flags(as_json="Print the summary as JSON.", quiet="No progress and no summary.")
 """Those of commands that do a job and sum it up."""
+SCORES_HELP = "What `beholder score` wrote, or any Parquet or CSV file with a column of scores; a folder or glob of them."
+"""What an argument is that names scores."""
 
 
 def command(

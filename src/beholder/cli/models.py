@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from beholder.cli.help import HelpCommand, HelpGroup
+from beholder.errors import number_of
 
 if TYPE_CHECKING:
     from beholder.models.catalog import HeadEntry, TowerEntry
@@ -373,7 +374,7 @@ def _scales(count: int) -> str:
 
 def _counted(num_heads: int, num_towers: int) -> str:
     counts = ((num_heads, "head"), (num_towers, "tower"))
-    return " and ".join(f"{num} {word}{'' if num == 1 else 's'}" for num, word in counts if num)
+    return " and ".join(number_of(num, word) for num, word in counts if num)
 
 
 def _print_heads(entries: tuple[HeadEntry, ...], title: str) -> None:

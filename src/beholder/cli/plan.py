@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from beholder.cli.flags import command, output_flags
+from beholder.errors import number_of
 from beholder.planning.options import BenchOptions, PlanOptions
 
 if TYPE_CHECKING:
@@ -108,8 +109,7 @@ def plan_lines(found: JobPlan) -> list[str]:
 
 def _setup(found: JobPlan) -> str:
     setup, tower = found.setup, found.tower
-    machines = "1 machine" if setup.machines == 1 else f"{setup.machines:,} machines"
-    cores = f"{setup.cores:,} core" + ("s" if setup.cores > 1 else "")
+    machines, cores = number_of(setup.machines, "machine"), number_of(setup.cores, "core")
     if tower is None:
         return f"{machines} of {cores}"
     if setup.is_gpu:
@@ -122,7 +122,7 @@ def _binding(estimate: Estimate, setup: Setup) -> str:
     advice = _ADVICE[estimate.binds]
     is_short = estimate.binds == "decode" and (estimate.slowest == "decode" or not estimate.are_full)
     if is_short and setup.num_workers < setup.cores_each:
-        workers = "1 decode worker" if setup.num_workers == 1 else f"{setup.num_workers:,} decode workers"
+        workers = number_of(setup.num_workers, "decode worker")
         advice = (
             f"decoding by {workers} beside {setup.cores_each:,} cores; more of them (-j), or --decoder scaled, make it faster"
         )

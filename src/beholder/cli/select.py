@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from beholder.cli.flags import SUMMARY_FLAGS, command
+from beholder.cli.flags import SCORES_HELP, SUMMARY_FLAGS, command
 from beholder.curate.options import SelectOptions
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ select = command(
     run,
     name="select",
     argument="scores",
-    sources="What `beholder score` wrote, or any Parquet or CSV file with a column of scores; a folder or glob of them.",
+    sources=SCORES_HELP,
     description="""Choose which pictures stay: by score, rank, share, group, any SQL condition, near-duplicates, bytes.
 
     Each rule works on what the ones before it left: --repeated, no score, --exclude, --marks, --where, --min-score,

@@ -11,19 +11,21 @@ import time
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column, Table
 
 from beholder import notices, streams
-from beholder.errors import InputError
+from beholder.errors import InputError, clipped, number_of
 
 if TYPE_CHECKING:
     from beholder.scoreset.numbers import ScoreStats
     from beholder.scoring.execute import Plan
     from beholder.scoring.summary import RunSummary
+
+Found = TypeVar("Found")
 
 _REDRAW_S = 0.2
 _LINE_PAUSE_S = 30
@@ -102,8 +104,7 @@ class JobProgress:
     def resumed(self, shards: int, rows: int) -> None:
         """Say what an earlier run had done."""
         assert self._plan is not None
-        what = "1 shard was" if shards == 1 else f"{shards:,} shards were"
-        summary = self._plan.summary
+        what, summary = number_of(shards, "shard was", "shards were"), self._plan.summary
         self._say(f"continuing: {what} already {summary.done} ({rows:,} {summary.unit})")
 
     def _say(self, text: str) -> None:
@@ -307,7 +308,7 @@ def reject_line(sample: str | None, message: str | None, most: int | None = None
     texts = []
     for text in (sample or "", message or ""):
         text = "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
-        texts.append(text if most is None or len(text) <= most else text[: most - 3] + "...")
+        texts.append(text if most is None else clipped(text, most))
     return "  ".join(filter(None, texts))
 
 
@@ -323,17 +324,17 @@ def _count_lines(summary: RunSummary) -> list[str]:
     if summary.num_new < summary.num_read or summary.num_vanished:
         lines.append(_history(summary))
     if summary.damaged:
-        what = "1 shard was" if len(summary.damaged) == 1 else f"{len(summary.damaged):,} shards were"
+        what = number_of(len(summary.damaged), "shard was", "shards were")
         names = ", ".join(summary.damaged[:_MOST_NAMES]) + (", ..." if len(summary.damaged) > _MOST_NAMES else "")
         lines.append(f"{what} damaged, or lacked a file, and done again: {names}")
     if summary.num_unchecked:
-        what = "1 shard" if summary.num_unchecked == 1 else f"{summary.num_unchecked:,} shards"
+        what = number_of(summary.num_unchecked, "shard")
         lines.append(f"{what} of an earlier version without checksums: only the sizes of files were compared")
     lines.append(f"read {summary.num_read:,} = {summary.done} {summary.num_scored:,} + rejected {summary.num_rejected:,}{rate}")
     if summary.check_seconds >= _SHOWN_SECONDS:
         lines.append(f"before that, choosing the precision took {summary.check_seconds:.1f} s; later runs remember it")
     if summary.num_ignored:
-        what = "1 file was" if summary.num_ignored == 1 else f"{summary.num_ignored:,} files were"
+        what = number_of(summary.num_ignored, "file was", "files were")
         lines.append(f"{what} ignored: not a picture, or a link to one that is listed already")
     return lines
 
@@ -406,6 +407,23 @@ def _round_step(width: float) -> float:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.3g} %" if share < 0.1 else f"{100 * share:.1f} %"
+
+
+def run_and_tell(
+    job: Callable[[], Found],
+    record_of: Callable[[Found], dict[str, Any]],
+    lines_of: Callable[[Found], list[str]],
+    *,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Run a job while its progress is shown, and print what it found: its record as JSON, or some lines."""
+    with JobProgress(enabled=not (quiet or as_json)):
+        found = job()
+    if as_json:
+        print(json.dumps(record_of(found), indent=2))
+    elif not quiet:
+        print("\n".join(lines_of(found)))
 
 
 def run_and_show(job: Callable[..., RunSummary], options: Any, *, as_json: bool, quiet: bool) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from beholder.cli.flags import command, output_flags
+from beholder.errors import number_of
 from beholder.scoring.options import StatusOptions
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def status_lines(found: RunStatus) -> list[str]:
     rejected = f"rejected {found.num_rejected:,}" + (f": {reasons}" if reasons else "")
     lines.append(f"  {verb} {found.num_scored:,}, {rejected}")
     if found.num_damaged:
-        what = "1 done-marker is" if found.num_damaged == 1 else f"{found.num_damaged:,} done-markers are"
+        what = number_of(found.num_damaged, "done-marker is", "done-markers are")
         lines.append(f"  {what} damaged; the same command does these shards again")
     if found.state == "running":
         lines.append(f"  {_speed(found)}")

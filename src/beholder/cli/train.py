@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING
-
-import typer
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from beholder.cli.flags import SUMMARY_FLAGS, command
 from beholder.train.options import TrainJobOptions
@@ -14,18 +12,17 @@ if TYPE_CHECKING:
     from beholder.train.job import TrainRun
 
 
-def _run(options: TrainJobOptions, *, as_json: bool, quiet: bool) -> None:
+def _run(options: TrainJobOptions, **shown: bool) -> None:
     """Train, and show what came of it."""
-    from beholder.cli.show import JobProgress
-    from beholder.train.job import train as run
+    from beholder.cli.show import run_and_tell
+    from beholder.train.job import train as job
 
-    with JobProgress(enabled=not (quiet or as_json)):
-        found = run(options)
-    if as_json:
-        sent = None if found.upload is None else found.upload.told()
-        typer.echo(json.dumps({"output": found.out, "card": found.card, "upload": sent, **found.record}, indent=2))
-    elif not quiet:
-        typer.echo("\n".join(summary_lines(found)))
+    run_and_tell(partial(job, options), _record, summary_lines, **shown)
+
+
+def _record(found: TrainRun) -> dict[str, Any]:
+    sent = None if found.upload is None else found.upload.told()
+    return {"output": found.out, "card": found.card, "upload": sent, **found.record}
 
 
 def summary_lines(found: TrainRun) -> list[str]:

@@ -11,7 +11,7 @@ import typer
 
 from beholder import notices
 from beholder.cli.flags import command, output_flags
-from beholder.errors import BeholderError, InputError
+from beholder.errors import BeholderError, InputError, clipped
 from beholder.verification import SAMPLE_PICTURES, VerifyOptions
 
 if TYPE_CHECKING:
@@ -152,8 +152,7 @@ def _show_result(result: GoldenResult) -> None:
     ours = "-" if result.ours is None else f"{result.ours:.4f}"
     difference = "-" if result.difference is None else f"{result.difference:+.4f}"
     verdict = result.verdict + (f": {result.message}" if result.message else "")
-    name = row.picture if len(row.picture) <= 44 else row.picture[:41] + "..."
-    typer.echo(_GOLDEN_LINE.format(name, row.head, f"{row.published:.4f}", ours, difference, verdict))
+    typer.echo(_GOLDEN_LINE.format(clipped(row.picture, 44), row.head, f"{row.published:.4f}", ours, difference, verdict))
 
 
 def _drift(options: VerifyOptions, *, as_json: bool) -> None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from beholder.browse.options import BrowseOptions
-from beholder.cli.flags import SUMMARY_FLAGS, command, output_flags
+from beholder.cli.flags import SCORES_HELP, SUMMARY_FLAGS, command, output_flags
+from beholder.errors import number_of
 from beholder.options import RejectsOptions
 from beholder.reporting.options import ReportOptions
 
@@ -50,7 +51,7 @@ def _show_summary(summary: ReportSummary) -> None:
 
     console = Console(highlight=False, soft_wrap=True)
     scored = ", ".join(f"{count:,} by {name}" for name, count in summary.num_scored_by_column.items())
-    rows = f"{summary.num_rows_that_meet:,} row{'s' if summary.num_rows_that_meet != 1 else ''}"
+    rows = number_of(summary.num_rows_that_meet, "row")
     if summary.where and summary.num_rows_that_meet < summary.num_rows:
         rows = f"{summary.num_rows_that_meet:,} of {summary.num_rows:,} rows meet the conditions"
     lines = [f"{rows}, scored {scored}; rejected {summary.num_rejected:,}"]
@@ -74,7 +75,7 @@ report = command(
     _report,
     name="report",
     argument="scores",
-    sources="What `beholder score` wrote, or any Parquet or CSV file with a column of scores; a folder or glob of them.",
+    sources=SCORES_HELP,
     description="""Write one self-contained HTML page about scores.
 
     Histogram, kept share per threshold, where others cut, who is kept, galleries by score, rejects, near-duplicates,
