@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from beholder.locate.locate import PictureFinder
-from oracles.locating import MEMBERS, check, fill, outcome, record, truth
+from oracles.locating import MEMBERS, check, fill, members, outcome, record, truth
 from oracles.tar_making import png, tar
 
 
@@ -91,7 +91,7 @@ def test_zips(here: Path) -> None:
     check("z0.zip", "z8.zip")
     check("*.zip")
     with PictureFinder(record("z8.zip")) as finder:
-        assert [(name, outcome(ref)) for name, ref in finder.members("z8.zip/b/c.png")] == [
+        assert [(name, outcome(ref)) for name, ref in members(finder, "z8.zip/b/c.png")] == [
             ("b/c.png", png(1)),
             ("b/c.txt", b"words"),
         ]
@@ -191,7 +191,7 @@ def test_pictures_on_a_server(here: Path) -> None:
         check("memory://b/t/*.tar*")
         with PictureFinder(record("memory://b/t")) as finder:
             sample = next(name for name, _ in truth("memory://b/t") if name.endswith("gz/x/0"))
-            assert [name for name, _ in finder.members(sample)] == ["x/0.jpg", "x/0.json", "x/0.txt"]
+            assert [name for name, _ in members(finder, sample)] == ["x/0.jpg", "x/0.json", "x/0.txt"]
     finally:
         server.rm("/b", recursive=True)
 

@@ -21,7 +21,7 @@ from beholder.io.user_folders import cache_folder
 from beholder.locate.locate import PictureFinder
 from beholder.pixels.picture import PictureError
 from beholder.sources import tar_file
-from oracles.locating import MEMBERS, fill, outcome, record
+from oracles.locating import MEMBERS, fill, members, outcome, record
 from oracles.tar_making import png, tar
 
 
@@ -101,7 +101,7 @@ def test_pictures_that_were_moved_since(here: Path) -> None:
         assert finder.find(["../place/a.jpg"])[0].error is not None
     with PictureFinder({}, pictures=["new/tars/0.tar"]) as finder:
         assert finder.read("2") == png(3)
-        assert [name for name, _ in finder.members("x/0")] == ["x/0.jpg", "x/0.json", "x/0.txt"]
+        assert [name for name, _ in members(finder, "x/0")] == ["x/0.jpg", "x/0.json", "x/0.txt"]
 
 
 def test_what_belongs_to_a_picture(here: Path) -> None:
@@ -111,16 +111,16 @@ def test_what_belongs_to_a_picture(here: Path) -> None:
     (here / "x.tar.gz").write_bytes(gzip.compress(tar(MEMBERS)))
     (here / "x.tar").write_bytes(tar(MEMBERS))
     with PictureFinder(record("photos", "x.tar", "x.tar.gz")) as finder:
-        found = [[(name, outcome(ref)) for name, ref in finder.members(sample)]
+        found = [[(name, outcome(ref)) for name, ref in members(finder, sample)]
                  for sample in ("photos/a.jpg", "photos/b/c.png", "photos/b/d/e.f.jpg")]  # fmt: skip
         assert found[0] == [("a.jpg", png(0)), ("a.jpg.json", b"a.jpg.json"), ("a.txt", b"a.txt")]
         assert found[1] == [("c.png", png(1)), ("c.json", b"b/c.json")]
         assert found[2] == [("e.f.jpg", png(5)), ("e.f.txt", b"b/d/e.f.txt")]
         assert finder.locate(["photos/b/c.png"], with_belongings=True)[0].files[1].owners == 2
         for name in ("x.tar", "x.tar.gz"):
-            got = [(member, outcome(ref)) for member, ref in finder.members(f"{name}/x/0")]
+            got = [(member, outcome(ref)) for member, ref in members(finder, f"{name}/x/0")]
             assert got == [("x/0.jpg", png(0)), ("x/0.json", b'{"n": 0}'), ("x/0.txt", b"nought")]
-            assert [member for member, _ in finder.members(f"{name}/2")] == ["2.webp", "2.cls"]
+            assert [member for member, _ in members(finder, f"{name}/2")] == ["2.webp", "2.cls"]
 
 
 def test_places_say_where_below_their_source(here: Path) -> None:

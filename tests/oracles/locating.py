@@ -27,6 +27,11 @@ def outcome(ref: PictureRef) -> Any:
         return error.reason
 
 
+def members(finder: PictureFinder, sample: str) -> list[tuple[str, PictureRef]]:
+    """(name, place) of a picture, first, and of all that belongs to it: members of its key in a tar, sidecars of a file."""
+    return finder.contents(finder.locate([sample], with_belongings=True))[0]
+
+
 def truth(*sources: str, **options: Any) -> list[tuple[str, Any]]:
     """(sample, bytes or reason) of every picture, as scoring reads them."""
     found = []

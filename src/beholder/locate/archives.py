@@ -153,6 +153,17 @@ def missing_place(sample: str, text: str, reason: PictureReason = PictureReason.
 
 
 Files = tuple[FilePlace, ...]
+
+
+def _no_file(name: str, reason: PictureReason, text: str) -> Files:
+    """A picture of an archive that cannot be had. `name`: its sample without the archive's path."""
+    return (FilePlace(name.lstrip("/"), PictureRef(error=(reason, text))),)
+
+
+def _gone_from(path: str, name: str) -> Files:
+    return _no_file(name, PictureReason.MISSING, f"{path} holds no picture called {name.lstrip('/')!r} (any more)")
+
+
 _VERSION = 4
 _FOLDER = "tar-members"
 _DIGEST_BYTES = 32
@@ -211,12 +222,11 @@ class TarMembers:
 
     def _files(self, name: str, row: int | None, with_belongings: bool) -> Files:
         if row is None:
-            error = (PictureReason.MISSING, f"{self.path} holds no picture called {name.lstrip('/')!r} (any more)")
-            if self.broken is not None and name == self.broken[0]:
-                error = self.broken[1:]
-            elif self.broken is not None:
-                error = (self.broken[1], f"{self.path} holds no picture called {name.lstrip('/')!r}, and {self.broken[2]}")
-            return (FilePlace(name.lstrip("/"), PictureRef(error=error)),)
+            if self.broken is None:
+                return _gone_from(self.path, name)
+            broken, reason, why = self.broken
+            text = why if name == broken else f"{self.path} holds no picture called {name.lstrip('/')!r}, and {why}"
+            return _no_file(name, reason, text)
         others = [other for other in self._group(row) if other != row] if with_belongings else []
         members = [self._member(other) for other in (row, *others)]
         pictures = sum(member.sample is not None for member in members)
@@ -232,10 +242,9 @@ class TarMembers:
 
     def _member(self, row: int) -> TarMember:
         said = {name: self.rows.column(name)[row].as_py() for name in _SCHEMA.names if name != "group"}
-        sample = said.pop("sample")
-        bare = Member(**said)
-        ref = ref_of(self.path, bare, has_place=self.is_plain and bare.num_stored == bare.size)
-        return TarMember(**said, sample=sample, ref=ref)
+        member = TarMember(**said)
+        member.ref = ref_of(self.path, member, has_place=self.is_plain and member.num_stored == member.size)
+        return member
 
     def _group(self, row: int) -> list[int]:
         """Rows of all members of the key of `row`, in the order of the tar."""
@@ -416,8 +425,7 @@ class Archives:
             archive = self._opened(path)
             return archive.kind, archive.find(names, with_belongings=with_belongings)
         except InputError as error:
-            failed = PictureRef(error=(PictureReason.UNREADABLE, str(error)))
-            return "none", [(FilePlace(name.lstrip("/"), failed),) for name in names]
+            return "none", [_no_file(name, PictureReason.UNREADABLE, str(error)) for name in names]
 
     def _opened(self, path: str) -> TarMembers | _Zip:
         with self._lock:
@@ -492,8 +500,7 @@ class _Zip:
 
     def _files(self, name: str, row: int | None, refs: dict[int, PictureRef], archive: zipfile.ZipFile | None) -> Files:
         if row is None:
-            text = f"{self.path} holds no picture called {name.lstrip('/')!r} (any more)"
-            return (FilePlace(name.lstrip("/"), PictureRef(error=(PictureReason.MISSING, text))),)
+            return _gone_from(self.path, name)
         info = self.part.detail["members"].info(row)
         picture = FilePlace(info.filename, refs[row], info.file_size)
         return (picture, *(self._belongings(archive, info.filename) if archive is not None else ()))

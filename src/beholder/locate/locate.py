@@ -174,7 +174,8 @@ def _size(path: str) -> int | None:
 _ODD_NAME = re.compile(r"\\x[0-9a-f]{2}|\\u[0-9a-f]{4}|#[0-9]+$")
 """Samples that may be spelt otherwise than their file: not UTF-8, or the second of a name."""
 _REMOTE_ARCHIVE = re.compile(r"\.(tar|tar\.gz|tgz|tar\.bz2|tbz2?|tar\.xz|txz|zip)(?=/)", re.IGNORECASE)
-_LOOKED_AT = 512
+LOOKED_AT = 512
+"""So many first samples tell which folder relative names count from."""
 
 
 class PictureFinder:
@@ -241,7 +242,7 @@ class PictureFinder:
         """
         with self._lock:
             if self._named is None:
-                names = [sample.split("/", 1)[0] for sample in samples[:_LOOKED_AT]] if self._given is None else self._given
+                names = [sample.split("/", 1)[0] for sample in samples[:LOOKED_AT]] if self._given is None else self._given
                 base = choose_base(names if self._opened is None else (), self._root, self._folder)
                 self._named = NamedSources(self._given, self._opened, base)
                 self._named.takes_any |= self._takes_addresses
@@ -261,10 +262,6 @@ class PictureFinder:
         except InputError as error:
             raise PictureError(PictureReason.UNREADABLE, str(error)) from None
         return read_bytes(ref, limits or ReadLimits())
-
-    def members(self, sample: str) -> list[tuple[str, PictureRef]]:
-        """(name, place) of a picture, first, and of all that belongs to it: members of its key in a tar, sidecars of a file."""
-        return self.contents(self.locate([sample], with_belongings=True))[0]
 
     def contents(self, places: Sequence[Place]) -> list[list[tuple[str, PictureRef]]]:
         """(name, place of its bytes) of each file of each place; what packed tars hold is read."""
