@@ -288,7 +288,7 @@ def test_a_thumbnail_that_nobody_waits_for_any_more_is_not_made(photo_set: Path,
             return [await first, *past, await request(9, 30)]
 
         assert asyncio.run(scroll()) == [200, *[499] * 8, 200]
-        assert asked == [session.sample(0), session.sample(9)]
+        assert asked == session.store.samples(np.array([0, 9]))
     pictures.close()
 
 

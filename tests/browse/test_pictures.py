@@ -77,8 +77,7 @@ def test_a_thumbnail_is_made_once() -> None:
     with looking(lambda _: data) as (pictures, finder):
         small = pictures.thumbnail("a", 160).result(WAIT_S)
         assert Image.open(io.BytesIO(small.data)).size == (160, 40)
-        assert pictures.kept_thumbnail("a", 160) == small
-        assert pictures.kept_thumbnail("a", 320) is None
+        assert pictures.thumbnail("a", 160).result(0) is small, "kept"
         assert pictures.picture("a").result(WAIT_S) == Sent(data, "image/png")
         assert finder.asked == ["a", "a"]
 

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from beholder.browse.about import Rejects, about
-from beholder.browse.app import EXPORT_FORMATS, ExportFormat, select_command, write_selection
+from beholder.browse.app import MEDIA_TYPES, ExportFormat, select_command, write_selection
 from beholder.browse.marks import Mark
 from beholder.browse.options import BrowseOptions
 from beholder.browse.session import Gone, LearnedScore, Session
@@ -186,7 +186,7 @@ def test_what_is_no_longer_kept_is_gone_not_wrong(session: Session) -> None:
         session.view("three", ())
 
 
-@pytest.mark.parametrize("kind", mostly_slow(EXPORT_FORMATS, slow=1))
+@pytest.mark.parametrize("kind", mostly_slow(tuple(MEDIA_TYPES), slow=1))
 @pytest.mark.parametrize("where", WHERES)
 def test_an_export_is_what_select_writes(session: Session, tmp_path: Path, kind: ExportFormat, where) -> None:
     mark_some(session)
@@ -270,7 +270,7 @@ def test_one_row_and_none(tmp_path: Path) -> None:
             assert described["num_scored"] == sum(described["histogram"]["counts"]) == wanted
             assert session.counts(view, 5)["kept"] == wanted
             assert len(session.page(session.listing(view, "all", "best", threshold=5), "aesthetic_score", 0, 10)) == num_rows
-            for kind in EXPORT_FORMATS:
+            for kind in MEDIA_TYPES:
                 assert write_selection(session, view, 5, tmp_path / f"e{number}.{kind}") == wanted
 
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -75,9 +75,14 @@ def make_app(session: Session, pictures: Pictures, rejects: Rejects, scratch: Pa
 
 
 def _error(status: int, text: str) -> Response:
-    """One line; what a visitor sent stands in it, and may be of any length and no text at all."""
-    line = " ".join(text[:_MOST_LETTERS].encode("utf-8", "backslashreplace").decode().split())
-    return JSONResponse({"error": line + ("..." if len(text) > _MOST_LETTERS else "")}, status, {"cache-control": "no-store"})
+    """One line of JSON."""
+    line = _line(text) + ("..." if len(text) > _MOST_LETTERS else "")
+    return JSONResponse({"error": line}, status, {"cache-control": "no-store"})
+
+
+def _line(text: str) -> str:
+    """The beginning of a text as one line; what a visitor sent stands in it, and may be of any length and no text at all."""
+    return " ".join(text[:_MOST_LETTERS].encode("utf-8", "backslashreplace").decode().split())
 
 
 def warn_once(told: dict[str, float], text: str) -> None:
@@ -108,7 +113,7 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def internal(request: Request, error: Exception) -> Response:
         text = f"internal error at {request.url.path}: {type(error).__name__}: {error}"
-        warn_once(told, " ".join(text.encode("utf-8", "backslashreplace").decode().split())[:_MOST_LETTERS])
+        warn_once(told, _line(text))
         return _error(500, text)
 
     @app.exception_handler(OSError)
@@ -252,7 +257,7 @@ async def _unless_gone(request: Request, result: Future[Sent]) -> Sent | None:
 def _add_pictures(app: FastAPI, session: Session, pictures: Pictures) -> None:
     """Pictures are asked for by row number only; no path comes from the page."""
 
-    async def answer(request: Request, row: int, wish: Callable[[str], Future[Sent] | Sent]) -> Response:
+    async def answer(request: Request, row: int, wish: Callable[[str], Future[Sent]]) -> Response:
         if not 0 <= row < session.store.num_rows:
             return _error(404, f"there is no row {row}")
         try:
@@ -261,7 +266,7 @@ def _add_pictures(app: FastAPI, session: Session, pictures: Pictures) -> None:
                 assert session.picture_column is not None
                 return _error(404, ": ".join(map(str, session.picture_column.missing().error or ())))
             found = wish(address)
-            sent = found if isinstance(found, Sent) else await _unless_gone(request, found)
+            sent = found.result() if found.done() else await _unless_gone(request, found)
         except PictureError as error:
             return _error(404, _why(error))
         except Busy:
@@ -276,7 +281,7 @@ def _add_pictures(app: FastAPI, session: Session, pictures: Pictures) -> None:
     async def thumbnail(request: Request, run: str, side: int, row: int) -> Response:
         if side not in THUMBNAIL_SIDES:
             return _error(404, f"thumbnails have sides of {', '.join(map(str, THUMBNAIL_SIDES))}")
-        return await answer(request, row, lambda name: pictures.kept_thumbnail(name, side) or pictures.thumbnail(name, side))
+        return await answer(request, row, lambda name: pictures.thumbnail(name, side))
 
     @app.get("/api/turned")
     def turned(rows: Annotated[str, Query(max_length=_MOST_ROWS_TEXT)]) -> Response:
@@ -290,7 +295,7 @@ def _add_pictures(app: FastAPI, session: Session, pictures: Pictures) -> None:
     async def seen(request: Request, run: str, row: int) -> Response:
         if pictures.pixels is None:
             return _error(404, "nothing says which pixels of these pictures were scored")
-        return await answer(request, row, lambda name: pictures.kept_seen(name) or pictures.seen(name))
+        return await answer(request, row, pictures.seen)
 
     @app.get("/picture/{run}/{row}")
     async def picture(request: Request, run: str, row: int) -> Response:
@@ -463,7 +468,6 @@ class MarksRequest(_Strict):
 
 
 ExportFormat = Literal["txt", "csv", "parquet", "jsonl"]
-EXPORT_FORMATS: tuple[ExportFormat, ...] = get_args(ExportFormat)
 MEDIA_TYPES: dict[ExportFormat, str] = {
     "txt": "text/plain; charset=utf-8",
     "csv": "text/csv; charset=utf-8",
@@ -543,8 +547,7 @@ def select_command(session: Session, view: View, threshold: float, kind: ExportF
         words += ["--score", view.score]
     for condition in view.conditions:
         words += ["--where", condition]
-    if len(session.marks.marked(Mark.KEEP)) or len(session.marks.marked(Mark.DROP)):
-        words += ["--marks", str(session.marks.path)]
+    words += session.marks_flag()
     for table in options.join:
         words += ["--join", table]
     named = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +23,8 @@ from beholder.workers.pool import DEFAULT_THUMBNAILER, ThumbnailPool, is_large
 
 THUMBNAIL_SIDES = (160, 240, 320, 480, 640)
 """Sides of thumbnails, in pixels, that are made; others are refused."""
-CACHE_BYTES = 192 << 20
+_CACHE_BYTES = 192 << 20
+"""Of thumbnails that are kept, at most."""
 _SHOWN_AS_THEY_ARE = {
     "JPEG": "image/jpeg", "PNG": "image/png", "GIF": "image/gif", "WEBP": "image/webp", "AVIF": "image/avif",
 }  # fmt: skip
@@ -51,14 +52,6 @@ class Sent:
     is_turned: bool = False
 
 
-@dataclass(frozen=True)
-class _Read:
-    """The bytes of a picture, and how many seconds it took to read them."""
-
-    data: bytes
-    spent_s: float
-
-
 class Pictures:
     """Thumbnails and pictures of samples: read in threads, decoded in processes of their own.
 
@@ -70,7 +63,6 @@ class Pictures:
         finder: where pictures are.
         num_workers: processes that decode, at most.
         num_readers: threads that read pictures for thumbnails; half as many do so for the large view.
-        cache_bytes: of thumbnails that are kept, at most.
         timeout_s: seconds for reading and decoding one picture; waiting for others does not count.
         decoder: see `ThumbnailPool`.
         memory_bytes: the same.
@@ -83,7 +75,6 @@ class Pictures:
         *,
         num_workers: int,
         num_readers: int = 8,
-        cache_bytes: int = CACHE_BYTES,
         timeout_s: float = THUMBNAIL_TIMEOUT_S,
         decoder: str = DEFAULT_THUMBNAILER,
         memory_bytes: int | None = None,
@@ -91,7 +82,7 @@ class Pictures:
     ) -> None:
         self.pixels = pixels
         self._finder, self._limits = finder, ReadLimits(timeout_s=timeout_s)
-        self._recent: Recent[Sent] = Recent(cache_bytes, lambda sent: len(sent.data) + _ENTRY_BYTES)
+        self._recent: Recent[Sent] = Recent(_CACHE_BYTES, lambda sent: len(sent.data) + _ENTRY_BYTES)
         self._unread: dict[str, PictureError] = {}
         self._undecoded: dict[str, PictureError] = {}
         self._turned: dict[str, None] = {}
@@ -112,73 +103,53 @@ class Pictures:
         """Of the processes that run now."""
         return self._workers.process_ids
 
-    def kept_thumbnail(self, sample: str, side: int) -> Sent | None:
-        """A thumbnail that was made lately."""
-        return self._recent.get((sample, side))
-
     def is_turned(self, sample: str | None) -> bool:
         """Whether EXIF turns the picture, of which a thumbnail was made; False where that is not known."""
         return sample in self._turned
 
     def thumbnail(self, sample: str, side: int) -> Future[Sent]:
         """A thumbnail at most `side` pixels long; the result may raise PictureError or Busy."""
-
-        def make(read: _Read) -> Sent:
-            made = self._decoded(sample, read, longest_px=side)
-            if made.is_turned:
-                self._turned[sample] = None
-                if len(self._turned) > _MOST_TURNED:
-                    self._turned.pop(next(iter(self._turned)), None)
-            self._recent.put((sample, side), made)
-            return made
-
-        return self._made_by(self._thumbnails, sample, side, make)
+        return self._made_by(self._thumbnails, sample, side, longest_px=side)
 
     def picture(self, sample: str) -> Future[Sent]:
         """The picture as it is stored where browsers show its format, else as JPEG; may raise PictureError or Busy."""
-        return self._made_by(self._wholes, sample, _WHOLE, lambda read: self._decoded(sample, read, **_AS_JPEG))
+        return self._made_by(self._wholes, sample, _WHOLE, **_AS_JPEG)
 
     def seen(self, sample: str) -> Future[Sent]:
         """The square of the picture that was scored, as PNG; may raise PictureError or Busy. `pixels` has to be known."""
+        return self._made_by(self._wholes, sample, _SEEN, pixels=self.pixels)
 
-        def make(read: _Read) -> Sent:
-            made = self._decoded(sample, read, pixels=self.pixels)
-            self._recent.put((sample, _SEEN), made)
-            return made
-
-        return self._made_by(self._wholes, sample, _SEEN, make)
-
-    def _made_by(self, queue: NewestFirst[Sent], sample: str, side: int, make: Callable[[_Read], Sent]) -> Future[Sent]:
-        """What `make` makes of the picture's bytes, read by a thread of `queue`; large ones are decoded one by one."""
-
-        def work() -> Sent | Future[Sent]:
-            self._check(sample, is_decoded=side != _WHOLE)
-            read = self._read(sample)
-            stored = as_stored(read.data) if side == _WHOLE else None
-            if stored is not None:
-                return stored
-            self._check(sample)
-            if not is_large(read.data):
-                return make(read)
-            kept = read if self._large.num_waiting < _MOST_LARGE_IN_MEMORY else None
-
-            def large() -> Sent:
-                self._check(sample)
-                return make(self._read(sample) if kept is None else kept)
-
-            return self._large.submit((sample, side), large)
-
+    def _made_by(self, queue: NewestFirst[Sent], sample: str, side: int, **how: Any) -> Future[Sent]:
+        """What was made lately, else what the processes make of bytes that a thread of `queue` reads; large ones one by one."""
+        done: Future[Sent] = Future()
+        kept = self._recent.get((sample, side))
+        if kept is not None:
+            done.set_result(kept)
+            return done
         try:
             self._check(sample, is_decoded=side != _WHOLE)
         except PictureError as known:
-            failed: Future[Sent] = Future()
-            failed.set_exception(known)
-            return failed
-        return queue.submit((sample, side), work)
+            done.set_exception(known)
+            return done
 
-    def kept_seen(self, sample: str) -> Sent | None:
-        """A square that was made lately."""
-        return self._recent.get((sample, _SEEN))
+        def work() -> Sent | Future[Sent]:
+            self._check(sample, is_decoded=side != _WHOLE)
+            data, spent_s = self._read(sample)
+            stored = as_stored(data) if side == _WHOLE else None
+            if stored is not None:
+                return stored
+            self._check(sample)
+            if not is_large(data):
+                return self._decoded(sample, side, data, spent_s, **how)
+            read = (data, spent_s) if self._large.num_waiting < _MOST_LARGE_IN_MEMORY else None
+
+            def large() -> Sent:
+                self._check(sample)
+                return self._decoded(sample, side, *(self._read(sample) if read is None else read), **how)
+
+            return self._large.submit((sample, side), large)
+
+        return queue.submit((sample, side), work)
 
     def _check(self, sample: str, *, is_decoded: bool = True) -> None:
         """Raises PictureError: the sample was given up, as it cannot be read or (where it is to be decoded) decoded."""
@@ -186,8 +157,8 @@ class Pictures:
         if known is not None:
             raise PictureError(known.reason, str(known))
 
-    def _read(self, sample: str) -> _Read:
-        """The picture's bytes. Raises PictureError."""
+    def _read(self, sample: str) -> tuple[bytes, float]:
+        """The picture's bytes, and how many seconds it took to read them. Raises PictureError."""
         start = time.monotonic()
         try:
             data = self._finder.read(sample, self._limits)
@@ -195,17 +166,24 @@ class Pictures:
             if error.reason in _WORTH_NO_OTHER_TRY:
                 self._unread[sample] = error
             raise
-        return _Read(data, time.monotonic() - start)
+        return data, time.monotonic() - start
 
-    def _decoded(self, sample: str, read: _Read, **how: Any) -> Sent:
-        """What the processes make of the picture. Raises PictureError."""
+    def _decoded(self, sample: str, side: int, data: bytes, spent_s: float, **how: Any) -> Sent:
+        """What the processes make of the picture; kept, but for whole ones. Raises PictureError."""
         try:
-            made = self._workers.make(read.data, spent_s=read.spent_s, **how)
+            made = self._workers.make(data, spent_s=spent_s, **how)
         except PictureError as error:
             if error.reason in _WORTH_NO_OTHER_TRY:
                 self._undecoded[sample] = error
             raise
-        return Sent(made.data, made.media_type, made.is_turned)
+        sent = Sent(made.data, made.media_type, made.is_turned)
+        if side != _WHOLE:
+            self._recent.put((sample, side), sent)
+        if side > _WHOLE and sent.is_turned:
+            self._turned[sample] = None
+            if len(self._turned) > _MOST_TURNED:
+                self._turned.pop(next(iter(self._turned)), None)
+        return sent
 
 
 def as_stored(data: bytes) -> Sent | None:

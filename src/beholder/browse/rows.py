@@ -15,10 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beholder.columns import SAMPLE
-from beholder.io.schemas import empty_table, is_bytes, is_text
+from beholder.io.schemas import empty_table, is_list, is_text
 from beholder.kernels.ordering import ordered_keys, sort_best_first
 from beholder.scoreset.numbers import count_at_least
 from beholder.scoreset.score_set import ROW, ScoreSet
+from beholder.sources.labels import is_heavy
 
 VIEW = "scores"
 """What the rows are called in conditions."""
@@ -129,15 +130,13 @@ def _kind_here(kind: pa.DataType) -> pa.DataType | None:
         return _kind_here(kind.value_type)
     if is_text(kind) or types.is_null(kind):
         return pa.large_string()
-    if is_bytes(kind):
-        return None
-    if types.is_binary_view(kind) or types.is_union(kind) or types.is_decimal256(kind):
+    if is_heavy(kind) or types.is_union(kind) or types.is_decimal256(kind):
         return None
     if types.is_float16(kind):
         return pa.float32()
     if types.is_struct(kind):
         return None if any(_kind_here(kind.field(at).type) is None for at in range(kind.num_fields)) else kind
-    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+    if is_list(kind):
         return None if types.is_floating(kind.value_type) or _kind_here(kind.value_type) is None else kind
     return kind
 

@@ -8,13 +8,12 @@ from __future__ import annotations
 import asyncio
 import hmac
 import ipaddress
-import json
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -73,23 +72,21 @@ class Guard:
                 twice.add(name)
             headers[name] = raw_value.decode("latin-1")
         refusal = "the request has two Host headers" if "host" in twice else self._refusal(scope, headers)
-        new_cookie = None
-        if refusal is None and self._token is not None and not self._knows_cookie(headers):
+        answer, new_cookie = self._app, None
+        if refusal is not None:
+            answer = _refused(scope, 403, refusal)
+        elif self._token is not None and not self._knows_cookie(headers):
             if self._knows_token(scope):
                 new_cookie = f"{self._cookie}={self._visit}; Path=/; HttpOnly; SameSite=Strict"
             else:
-                await _answer(send, 401, _TOKEN_HINT, scope)
-                return
-        if refusal is not None:
-            await _answer(send, 403, refusal, scope)
-            return
+                answer = _refused(scope, 401, _TOKEN_HINT)
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", []), *_headers(scope["path"], new_cookie)]
             await send(message)
 
-        await self._app(scope, receive, send_with_headers)
+        await answer(scope, receive, send_with_headers)
 
     def _refusal(self, scope: Scope, headers: dict[str, str]) -> str | None:
         """Why a request is refused; None: it is not."""
@@ -153,14 +150,12 @@ def _headers(path: str, cookie: str | None) -> list[tuple[bytes, bytes]]:
     return [(name.encode(), value.encode()) for name, value in found.items()]
 
 
-async def _answer(send: Send, status: int, text: str, scope: Scope) -> None:
+def _refused(scope: Scope, status: int, text: str) -> Response:
     """A refusal: one line, as JSON for the page's code, as text for people."""
-    is_page = scope["path"] == "/"
-    body = f"beholder: {text}\n".encode() if is_page else json.dumps({"error": text}).encode()
-    kind = b"text/plain; charset=utf-8" if is_page else b"application/json"
-    headers = [(b"content-type", kind), (b"content-length", str(len(body)).encode()), (b"cache-control", b"no-store")]
-    await send({"type": "http.response.start", "status": status, "headers": [*headers, *_headers(scope["path"], None)]})
-    await send({"type": "http.response.body", "body": body if scope["method"] != "HEAD" else b""})
+    not_kept = {"cache-control": "no-store"}
+    if scope["path"] == "/":
+        return PlainTextResponse(f"beholder: {text}\n", status, not_kept)
+    return JSONResponse({"error": text}, status, not_kept)
 
 
 def new_token() -> str:
@@ -191,11 +186,11 @@ class BodyLimit:
             async with asyncio.timeout(self._body_s):
                 body = await _read(scope, receive, most)
         except TimeoutError:
-            await _refusal(408, f"the request did not come to its end in {self._body_s:g} s")(scope, receive, send)
+            await _refused(scope, 408, f"the request did not come to its end in {self._body_s:g} s")(scope, receive, send)
             return
         if body is None:
             text = f"the request is larger than {most:,} bytes, which is more than the page sends"
-            await _refusal(413, text)(scope, receive, send)
+            await _refused(scope, 413, text)(scope, receive, send)
             return
         is_read = False
 
@@ -224,7 +219,3 @@ async def _read(scope: Scope, receive: Receive, most: int) -> Message | None:
             return None
         if not message.get("more_body", False):
             return {"type": "http.request", "body": bytes(found), "more_body": False}
-
-
-def _refusal(status: int, text: str) -> JSONResponse:
-    return JSONResponse({"error": text}, status, {"cache-control": "no-store"})

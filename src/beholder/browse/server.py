@@ -32,15 +32,13 @@ from beholder.browse.safety import Guard, new_token
 from beholder.browse.session import Session
 from beholder.browse.stacks import stacks_warning
 from beholder.errors import InputError, OutputError, os_error_text
-from beholder.locate.locate import PictureFinder
+from beholder.locate.locate import LOOKED_AT, PictureFinder
 from beholder.locate.named_sources import named_in
 from beholder.models.download import is_offline
+from beholder.options import all_cores
 from beholder.pixels.picture import PixelOptions
 from beholder.scoreset.joined import with_joined
 from beholder.scoreset.row_names import open_each_once
-
-_LOOKED_AT = 512
-"""So many first samples tell which folder relative names count from; where that is unclear, it is said at the start."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +100,7 @@ def serving(options: BrowseOptions, port: int) -> Iterator[tuple[Guard, Address]
     marks = options.marks_path
     check_writable(marks)
     scratch = Path(tempfile.mkdtemp(prefix="beholder-browse-"))
-    cores = len(os.sched_getaffinity(0))
+    cores = all_cores()
     try:
         with contextlib.ExitStack() as stack:
             named = {"score_column": options.score_column, "sample_column": options.sample_column}
@@ -119,9 +117,9 @@ def serving(options: BrowseOptions, port: int) -> Iterator[tuple[Guard, Address]
                 addresses=column is not None,
             )
             stack.enter_context(finder)
-            first = session.addresses(np.arange(min(_LOOKED_AT, session.store.num_rows)))
+            first = session.addresses(np.arange(min(LOOKED_AT, session.store.num_rows)))
             samples = [address for address in first if address is not None]
-            finder.sources(samples)
+            finder.sources(samples)  # where they are unclear, it is said at the start
             warnings = [*scores.notes, stacks_warning(session.stacks), gone_warning(finder, samples[:NUM_LOOKED_UP])]
             is_free = options.picture_column is None and column is None and not named_in(scores.record)
             if warnings[-1] is not None and is_free:

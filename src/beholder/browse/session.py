@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,9 +23,11 @@ from beholder.browse.rows import Rows, RowStore, View, as_json, best_first
 from beholder.browse.stacks import Stacks, read_stacks
 from beholder.columns import HEIGHT, SAMPLE, TRAITS, WIDTH
 from beholder.errors import InputError
+from beholder.kernels.ordering import numbered
+from beholder.options import all_cores
 from beholder.pixels.picture import Trait
 from beholder.scoreset.numbers import axis, axis_histogram, bucket_edges, buckets, counts_between
-from beholder.scoreset.picture_column import NUM_LOOKED_AT, PictureColumn, caption_column_of, picture_column_of
+from beholder.scoreset.picture_column import caption_column_of, find_picture_column
 from beholder.scoreset.score_set import ScoreSet, as_score
 
 Tab = Literal["all", "kept", "dropped", "bucket", "marked_keep", "marked_drop", "no_score", "stacks", "stack", "undecided"]
@@ -91,12 +92,11 @@ class Session:
     def __init__(self, scores: ScoreSet, scratch: Path, options: BrowseOptions) -> None:
         self.scores, self.asked = scores, options
         self.store = RowStore(scores, scratch)
-        self.picture_column = self._picture_column()
+        self.picture_column = find_picture_column(scores, options.picture_column, options.pictures)
         self.caption_column = caption_column_of(self.store.table.schema, [SAMPLE, scores.sample_column, *scores.score_columns])
         has_traits = TRAITS in self.store.names and pa.types.is_large_string(self.store.table.schema.field(TRAITS).type)
         self._traits_column = TRAITS if has_traits else None  # in which a run of ours says what is special about each picture
-        cores = len(os.sched_getaffinity(0))
-        self.conditions = Conditions(self.store, scratch, threads=cores, where=options.where)
+        self.conditions = Conditions(self.store, scratch, threads=all_cores(), where=options.where)
         is_unique = self.conditions.has_unique_names()
         self.marks = MarkBook(options.marks_path, self.store.num_rows, self.conditions.rows_named, has_unique_names=is_unique)
         self.stacks: Stacks | None = None
@@ -268,9 +268,7 @@ class Session:
         """(N,) 1 for the best of all rows, 0 for those without a score."""
         found = self._ranks.get(score)
         if found is None:
-            found = np.zeros(self.store.num_rows, np.uint32)
-            rows = self._whole_of(score)[0].rows
-            found[rows] = np.arange(1, len(rows) + 1, dtype=np.uint32)
+            found = numbered(self._whole_of(score)[0].rows, self.store.num_rows)
             with self._lock:
                 if score in self._whole:  # it may have been dropped meanwhile
                     self._ranks[score] = found
@@ -449,17 +447,6 @@ class Session:
         rows = listing.rows[max(0, start) : max(0, start) + max(0, count)].tolist()
         return [(int(row), self.mark_word(int(row))) for row in rows]
 
-    def _picture_column(self) -> PictureColumn | None:
-        """The column with the pictures' paths or URLs. Raises InputError."""
-        scores, store, wanted = self.scores, self.store, self.asked.picture_column
-        names = [SAMPLE, *(name for name in store.names if name not in (SAMPLE, scores.sample_column))]
-        first = store.fetch(np.arange(min(NUM_LOOKED_AT, store.num_rows)), names)
-        first = first.rename_columns([scores.sample_column, *names[1:]])
-        for name in store.left_out:
-            if name not in first.column_names:
-                first = first.append_column(name, pa.nulls(first.num_rows, scores.schema.field(name).type))
-        return picture_column_of(first, scores, wanted, self.asked.pictures)
-
     def addresses(self, rows: npt.NDArray[np.integer[Any]]) -> list[str | None]:
         """What is looked for as the pictures of these rows: their names, or what the picture column has; None: nothing."""
         if self.picture_column is None:
@@ -477,10 +464,6 @@ class Session:
             return {"stack": self.stacks.size(row), **near}
         return {"stays": bool(self.stacks.stays[at]), "similarity": as_json(float(self.stacks.similarity[at])), **near}
 
-    def sample(self, row: int) -> str:
-        """A row's name."""
-        return self.store.samples(np.array([row]))[0]
-
     def mark_word(self, row: int) -> str:
         """A row's mark: "keep", "drop" or "" for none."""
         return Mark(int(self.marks.state[row])).word or ""
@@ -488,6 +471,10 @@ class Session:
     def mark(self, rows: Sequence[int], mark: Mark) -> None:
         """Mark rows, on the disk before it returns. Raises OutputError."""
         self.marks.set(rows, self.store.samples(np.array(rows, np.int64)), mark)
+
+    def marks_flag(self) -> list[str]:
+        """What has `beholder select` take the marks; [] where there are none."""
+        return ["--marks", str(self.marks.path)] if self.marks.state.any() else []
 
     def _whole_of(self, score: str) -> tuple[View, tuple[float, float]]:
         """The view without conditions of a score, and its axis; made once."""

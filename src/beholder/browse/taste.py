@@ -23,7 +23,7 @@ from beholder.browse.about import describe_score
 from beholder.browse.marks import Mark
 from beholder.browse.rows import View
 from beholder.browse.session import Gone, LearnedScore, Listing, Session
-from beholder.errors import BeholderError, HeadError, InputError
+from beholder.errors import BeholderError, HeadError, InputError, number_of
 from beholder.io import locations, storage
 from beholder.models import catalog
 from beholder.models.backbones import same_backbone
@@ -255,8 +255,8 @@ class Learner:
         try:
             check_marks(int(keeps.sum()), int((~keeps).sum()))
         except InputError as error:
-            have = "picture has" if num_unusable == 1 else "pictures have"
-            more = f" ({num_unusable:,} marked {have} no embedding)" if num_unusable else ""
+            have = number_of(num_unusable, "marked picture has", "marked pictures have")
+            more = f" ({have} no embedding)" if num_unusable else ""
             raise InputError(f"{error}{more}") from None
         start, note = self._head_of(public, vectors)
         places = vectors.place[rows]
@@ -374,15 +374,13 @@ class Learner:
 
     def command(self, view: View, threshold: float, kind: str) -> str:
         """The command lines that select the same rows; a line with # where there are none."""
-        learned, saved, marks = self._learned, self._saved, self._session.marks
+        learned, saved = self._learned, self._saved
         if learned is None or learned.score.name != view.score or saved is None or self.place is None:
             return "# save the head first: it is what a command scores with"
         if view.conditions:
             return "# conditions are about columns that a new run by the head does not have: use the download"
         table = f"{saved.removesuffix('.safetensors')}.parquet"
-        words = ["beholder", "select", table, "--min-score", repr(float(threshold))]
-        if len(marks.marked(Mark.KEEP)) or len(marks.marked(Mark.DROP)):
-            words += ["--marks", str(marks.path)]
+        words = ["beholder", "select", table, "--min-score", repr(float(threshold)), *self._session.marks_flag()]
         head = saved if os.path.isabs(saved) else f"./{saved}"  # noqa: PTH117
         scoring = ["beholder", "score", self.place, "--head", head, "-o", table]
         return f"{shlex.join(scoring)}\n{shlex.join([*words, '-o', f'selection.{kind}'])}"
@@ -520,8 +518,8 @@ def told(learned: Learned) -> list[str]:
     if taste.num_left_out:
         lines.append(f"{taste.num_left_out:,} more marks were left out; beholder train takes all")
     if learned.num_unusable:
-        were = "picture has no embedding, and was" if learned.num_unusable == 1 else "pictures have no embedding, and were"
-        lines.append(f"{learned.num_unusable:,} marked {were} left out")
+        were = "marked picture has no embedding, and was", "marked pictures have no embedding, and were"
+        lines.append(f"{number_of(learned.num_unusable, *were)} left out")
     return lines
 
 

@@ -6,6 +6,8 @@ sorting, cutting and comparing are done on integers. Rows are numbered with uint
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -126,7 +128,7 @@ def sort_by_names(ids: Rows, flags: Bytes, names: pa.LargeStringArray, num_threa
     ids[places] = tied[pc.sort_indices(table, [("run", "ascending"), ("name", "ascending")]).to_numpy()]
 
 
-def numbered(order: Rows, num_rows: int) -> Rows:
+def numbered(order: npt.NDArray[np.integer[Any]], num_rows: int) -> Rows:
     """(N,) the place of each row in `order`, from 1; 0 for rows that are not in it."""
     found = np.zeros(num_rows, np.uint32)
     found[order] = np.arange(1, len(order) + 1, dtype=np.uint32)

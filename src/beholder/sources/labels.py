@@ -39,8 +39,7 @@ def is_heavy(kind: pa.DataType) -> bool:
         return any(is_heavy(kind.field(i).type) for i in range(kind.num_fields))
     if is_list(kind):
         return is_heavy(kind.value_type)
-    checks = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
-    return any(check(kind) for check in checks)
+    return is_bytes(kind) or bool(pa.types.is_binary_view(kind))
 
 
 def passable(schema: pa.Schema, *left_out: str) -> pa.Schema:

@@ -3,7 +3,7 @@
 import { readAddress, writeAddress } from "./address.js";
 import { get, post } from "./api.js";
 import { focusPictures, wireDialogs, wireRing, wireTabs, wireTheme } from "./controls.js";
-import { byId, count, make, share, store, stored, toast } from "./dom.js";
+import { byId, count, digitsOf, make, share, store, stored, toast } from "./dom.js";
 import { Export } from "./exporting.js";
 import { Filters } from "./filters.js";
 import { Gallery } from "./gallery.js";
@@ -14,6 +14,7 @@ import { Taste } from "./taste.js";
 import { Viewer } from "./viewer.js";
 
 const state = { info: null, score: null, publicScore: null, thresholds: {}, view: null, counts: null, tab: "all", bucket: null, stack: null, sort: "best", seed: 1, opened: 0 };
+const TEXTS = "input:not([type=range], [type=checkbox], [type=radio]), textarea"; // what is typed into
 let gallery, viewer, marks, threshold, filters, exporting, rejects, taste;
 
 const remember = () => writeAddress({ score: state.info.scores.length > 1 ? state.publicScore.name : null, isTaste: Boolean(state.score.is_learned), threshold: threshold.value, tab: state.tab, bucket: state.bucket, stack: state.stack, sort: state.sort, filters });
@@ -105,7 +106,7 @@ function drawChips() {
 
 function drawTabs() {
   const { info, view } = state;
-  const digits = Math.max(0, Math.min(4, -Math.floor(Math.log10(state.score.bucket) + 1e-9)));
+  const digits = digitsOf(state.score.bucket, 4);
   const edge = (value) => value.toFixed(digits);
   const buckets = view.buckets.map((bucket, at) => ({
     tab: "bucket",
@@ -251,7 +252,7 @@ async function recover(error) {
         await taste.refresh();
         setScore(taste.learned?.score ?? state.publicScore);
       }
-      state.view = await post("/api/view", { score: state.score.name, where: filters.where, filters: filters.filters });
+      state.view = await post("/api/view", { score: state.score.name, ...filters.applied });
       threshold.drawBars(state.view.histogram);
       drawTabs();
       await openTab(gallery.grid.firstVisible());
@@ -278,7 +279,7 @@ function wireUndo() {
   document.addEventListener("keydown", (event) => {
     const key = event.key.toLowerCase();
     if (!(event.ctrlKey || event.metaKey) || event.altKey || (key !== "z" && key !== "y")) return;
-    if (event.target.closest("input:not([type=range], [type=checkbox], [type=radio]), textarea")) return;
+    if (event.target.closest(TEXTS)) return;
     if (document.querySelector("dialog[open]:not(#viewer)")) return;
     event.preventDefault();
     if (key === "y" || event.shiftKey) marks.redo();
@@ -326,7 +327,7 @@ function wireKeys() {
       return;
     }
     if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
-    if (event.target.closest("input:not([type=range], [type=checkbox], [type=radio]), textarea, select")) return;
+    if (event.target.closest(`${TEXTS}, select`)) return;
     if (event.key === "Escape" && gallery.chosen.size) {
       event.preventDefault();
       gallery.choose([]);
@@ -352,7 +353,7 @@ function wireKeys() {
 // whether Ctrl+A, pressed here, means the pictures
 function isOutside(target) {
   if (byId("gallery").hidden || byId("gallery").contains(target) || document.querySelector("dialog[open]")) return false;
-  return !target.closest("input:not([type=range], [type=checkbox], [type=radio]), textarea, select");
+  return !target.closest(`${TEXTS}, select`);
 }
 
 // wherever the focus is, keys go to the gallery, but for those that the focused element needs itself
@@ -421,7 +422,7 @@ function setScore(score) {
 }
 
 async function showScore(score) {
-  await openView({ where: filters.where, filters: filters.filters }, score);
+  await openView(filters.applied, score);
   remember();
   await openTab();
 }
@@ -439,7 +440,7 @@ async function showUndecided() {
     return;
   }
   if (state.score.name !== taste.learned.score.name) {
-    await openView({ where: filters.where, filters: filters.filters }, taste.learned.score);
+    await openView(filters.applied, taste.learned.score);
   }
   chooseTab({ tab: "undecided" });
   focusPictures();
@@ -501,7 +502,7 @@ async function start() {
   threshold = new Threshold({ onMove: onThreshold, onRest: onThresholdRest });
   filters = new Filters(info.columns, applyFilters);
   exporting = new Export(() => ({ view: state.view.view, by: shownTitle(), threshold: threshold.value, kept: state.counts.kept, all: state.counts.all, conditions: state.view.conditions }));
-  rejects = new RejectList(info.rejects);
+  rejects = new RejectList(info.rejects, recover);
   marks = new Marks(info.run, info.marks.version, {
     onChange: (changed) => {
       gallery.setMarks(changed);

@@ -28,6 +28,9 @@ export function share(part, all) {
 
 export const score = (value) => (typeof value === "number" ? value.toFixed(Math.abs(value) >= 100 ? 1 : 2) : value ?? "–");
 
+// how many digits after the point numbers in such steps have, at most so many
+export const digitsOf = (step, most = 20) => Math.max(0, Math.min(most, -Math.floor(Math.log10(step) + 1e-9)));
+
 // a text, or its beginning and end: names have any length
 export const cut = (text, most = 600) => (text.length <= most ? text : `${text.slice(0, most / 2)} … ${text.slice(-most / 2)}`);
 

@@ -2,13 +2,13 @@
 // is shown as chips; an error stands under the condition. What columns hold is asked for when they come into sight, one by one.
 
 import { get } from "./api.js";
-import { byId, count, make } from "./dom.js";
+import { byId, count, digitsOf, make } from "./dom.js";
 
 const MANY_COLUMNS = 8;
 const SLIDER_STEPS = 200;
 
 export class Filters {
-  // onApply({where, filters}) -> Promise; it throws what is wrong
+  // onApply({where, filters}) -> Promise; it sets them here, or throws what is wrong
   constructor(columns, onApply) {
     Object.assign(this, { columns, onApply, where: "", filters: [], draft: new Map(), asked: Promise.resolve() });
     this.dialog = byId("filters");
@@ -39,6 +39,11 @@ export class Filters {
     this.sight = new IntersectionObserver((seen) => {
       for (const { isIntersecting, target } of seen) if (isIntersecting) this.fill(target);
     }, { root: this.list, rootMargin: "60px" });
+  }
+
+  // what is in force, as `onApply` takes it
+  get applied() {
+    return { where: this.where, filters: this.filters };
   }
 
   open() {
@@ -204,7 +209,6 @@ export class Filters {
     const wanted = { where: this.text.value.trim(), filters: this.read() };
     try {
       await this.onApply(wanted);
-      Object.assign(this, wanted);
       this.say("");
       this.dialog.close();
     } catch (error) {
@@ -230,7 +234,7 @@ class RangeSlider {
     const isWhole = Number.isInteger(least) && Number.isInteger(largest);
     this.step = isWhole ? Math.max(1, Math.round(nice((largest - least) / SLIDER_STEPS))) : nice((largest - least) / SLIDER_STEPS);
     if (isWhole && largest - least <= 1000) this.step = 1;
-    this.digits = Math.max(0, -Math.floor(Math.log10(this.step) + 1e-9));
+    this.digits = digitsOf(this.step);
     this.min = Math.floor(least / this.step + 1e-9) * this.step;
     this.max = Math.ceil(largest / this.step - 1e-9) * this.step;
     const thumb = (end, text, value) => make("input", { type: "range", class: end, min: this.min, max: this.max, step: this.step, "aria-label": `${name} ${text}`, value });

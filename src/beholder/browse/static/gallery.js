@@ -64,15 +64,12 @@ export class Gallery {
 
   open({ listing, count }, scoreName, anchor = 0) {
     this.listing?.close();
-    this.listing = new Listing(listing, scoreName, count, (first, last) => this.onRows(first, last), (error) => this.hooks.onGone(error));
+    const ask = (start, number, signal) => get("/api/rows", { listing, score: scoreName, start, count: number }, signal);
+    this.listing = new Listing(listing, ask, (first, last) => this.grid.refill(first, last), (error) => this.hooks.onGone(error));
     this.active = this.anchor = Math.min(anchor, Math.max(0, count - 1));
     this.choose([]);
     this.grid.setCount(count, anchor);
     this.viewport.setAttribute("aria-activedescendant", "");
-  }
-
-  onRows(first, last) {
-    for (let index = first; index < last; index += 1) this.grid.refill(index);
   }
 
   makeTile() {

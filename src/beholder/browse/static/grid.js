@@ -175,13 +175,9 @@ export class Grid {
     this.draw();
   }
 
-  refill(index) {
-    const element = this.shown.get(index);
-    if (element) this.options.fill(element, index);
-  }
-
-  refillAll() {
-    for (const [index, element] of this.shown) this.options.fill(element, index);
+  // rows first to last, without this one, are other ones now
+  refill(first, last) {
+    for (const [index, element] of this.shown) if (index >= first && index < last) this.options.fill(element, index);
   }
 
   place(element, index) {

@@ -1,6 +1,6 @@
 // The threshold: a slider under a histogram, a number box, and marks where others cut. Calls `onMove` as it moves, `onRest` after.
 
-import { byId, make, share } from "./dom.js";
+import { byId, digitsOf, make, share } from "./dom.js";
 
 const REST_MS = 140;
 
@@ -19,7 +19,7 @@ export class Threshold {
   // info: the score as /api/set tells it
   setScale(info, value) {
     Object.assign(this, { low: info.low, high: info.high, step: info.step });
-    this.digits = Math.max(0, Math.min(6, -Math.floor(Math.log10(info.step) + 1e-9)));
+    this.digits = digitsOf(info.step, 6);
     const down = Math.floor(info.low / info.step) * info.step;
     const up = Math.ceil(info.high / info.step + 1) * info.step;
     this.slider.min = down.toFixed(this.digits);

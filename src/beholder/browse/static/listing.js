@@ -1,18 +1,17 @@
-// The rows of a tab, fetched page by page as they come into sight; far pages are let go of and their requests given up.
-
-import { get } from "./api.js";
+// Rows of a tab, fetched page by page as they come into sight; far pages are let go of and their requests given up.
 
 const PAGE_ROWS = 120;
 const MOST_PAGES = 80;
 const PAUSE_MS = 45; // what was scrolled past within this time is never asked for
 
 export class Listing {
-  constructor(id, score, count, onRows, onGone) {
-    Object.assign(this, { id, score, count, onRows, onGone });
+  // id: the server's name for it; ask(start, count, signal) -> {rows}; onRows(first, last): these are here; onGone(error)
+  constructor(id, ask, onRows, onGone) {
+    Object.assign(this, { id, ask, onRows, onGone });
     this.pages = new Map();
     this.wanted = new Set();
     this.running = new Map();
-    this.timer = 0;
+    this.timer = this.total = 0;
     this.isClosed = false;
   }
 
@@ -38,9 +37,10 @@ export class Listing {
     const control = new AbortController();
     this.running.set(page, control);
     try {
-      const found = await get("/api/rows", { listing: this.id, score: this.score, start: page * PAGE_ROWS, count: PAGE_ROWS }, control.signal);
+      const found = await this.ask(page * PAGE_ROWS, PAGE_ROWS, control.signal);
       if (this.isClosed) return;
       this.pages.set(page, found.rows);
+      this.total = found.count ?? 0; // of all, where the server says so
       this.trim();
       this.onRows(page * PAGE_ROWS, page * PAGE_ROWS + found.rows.length);
     } catch (error) {
@@ -61,7 +61,7 @@ export class Listing {
   async load(index) {
     const known = this.item(index);
     if (known) return known;
-    const found = await get("/api/rows", { listing: this.id, score: this.score, start: index, count: 1 });
+    const found = await this.ask(index, 1);
     return found.rows[0] ?? null;
   }
 

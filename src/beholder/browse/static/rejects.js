@@ -3,17 +3,16 @@
 import { get } from "./api.js";
 import { byId, count, make, toast } from "./dom.js";
 import { Grid } from "./grid.js";
-
-const PAGE_ROWS = 200;
+import { Listing } from "./listing.js";
 
 export class RejectList {
-  constructor(info) {
-    Object.assign(this, { info, reason: "", pages: new Map(), wanted: new Set() });
+  constructor(info, onGone) {
+    Object.assign(this, { info, onGone, reason: "", listing: null });
     this.viewport = byId("rejects");
     this.grid = new Grid(this.viewport, {
       make: () => make("div", { class: "reject", role: "listitem" }, make("b"), make("span"), make("span", { class: "message" })),
       fill: (element, index) => this.fill(element, index),
-      onRange: (first, last) => this.want(first, last),
+      onRange: (first, last) => this.listing?.want(first, last),
     });
     this.viewport.addEventListener("click", (event) => {
       const row = event.target.closest(".reject");
@@ -42,35 +41,19 @@ export class RejectList {
 
   async open(reason = this.reason) {
     this.reason = reason;
-    this.pages.clear();
     this.drawReasons();
     this.layout();
-    const first = await this.page(0);
-    this.grid.setCount(first.count);
-  }
-
-  async page(number) {
-    const { reason } = this;
-    const found = await get("/api/rejects", { reason, start: number * PAGE_ROWS, count: PAGE_ROWS });
-    if (reason === this.reason) this.pages.set(number, found.rows);
-    return found;
-  }
-
-  async want(first, last) {
-    for (let page = Math.floor(first / PAGE_ROWS); last > first && page <= Math.floor((last - 1) / PAGE_ROWS); page += 1) {
-      if (this.pages.has(page) || this.wanted.has(page)) continue;
-      this.wanted.add(page);
-      try {
-        await this.page(page);
-        this.grid.refillAll();
-      } finally {
-        this.wanted.delete(page);
-      }
-    }
+    const ask = (start, number, signal) => get("/api/rejects", { reason, start, count: number }, signal);
+    const listing = new Listing(reason, ask, (first, last) => this.grid.refill(first, last), this.onGone);
+    await listing.fetchPage(0); // which says how many there are
+    if (reason !== this.reason) return;
+    this.listing?.close();
+    this.listing = listing;
+    this.grid.setCount(listing.total);
   }
 
   fill(element, index) {
-    const row = this.pages.get(Math.floor(index / PAGE_ROWS))?.[index % PAGE_ROWS];
+    const row = this.listing?.item(index);
     const [reason, sample, message] = element.children;
     reason.textContent = row?.reason ?? "";
     sample.textContent = sample.title = row?.sample ?? "";

@@ -27,10 +27,6 @@ export class Viewer {
     this.addSwipes(this.dialog.querySelector(".view-main"));
   }
 
-  get isOpen() {
-    return this.dialog.open;
-  }
-
   open(index) {
     this.gallery.thumbnails.hold("viewer", true);
     this.dialog.showModal();
