@@ -14,7 +14,7 @@ from beholder import columns
 from beholder.columns import SAMPLE
 from beholder.errors import InputError
 from beholder.io import remote
-from beholder.io.schemas import common_schema, fit_table, is_list, merge_remarks, num_rows_of, schema_of, without_unused
+from beholder.io.schemas import common_schema, fit_table, is_bytes, is_list, merge_remarks, num_rows_of, schema_of, without_unused
 from beholder.io.storage import covering_row_groups, open_parquet, rows_within
 from beholder.sources.reader import LateLabels, Part, PicturePart, ReadOptions, SourceOptions
 
