@@ -24,6 +24,7 @@ import pyarrow as pa
 from beholder import columns
 from beholder.errors import InputError, damaged, reading_failed
 from beholder.io import locations, remote, storage
+from beholder.io.page_cache import is_in_memory
 from beholder.io.stream import read_ahead
 from beholder.kernels.faults import GuardedRange
 from beholder.sources.labels import choose_label_columns, choose_sample_column, refuse_columns, select_labels
@@ -159,8 +160,6 @@ class _Mapping:
         libc = ctypes.CDLL(None, use_errno=True)
         self._madvise = libc.madvise
         self._madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-        self._mincore = libc.mincore
-        self._mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p]
 
     def advise(self, low: int, high: int, advice: int) -> int:
         """Advise on bytes [low, high), rounded out to pages; 0, or the error number.
@@ -190,10 +189,9 @@ class _Mapping:
         low, high = low // _PAGE * _PAGE, min(self.num_bytes, high)
         if high <= low:
             return
-        state = (ctypes.c_ubyte * 1)()
         step = max(_PAGE, (high - low) // _RESIDENCY_SAMPLES // _PAGE * _PAGE)
         for at in range(low, high, step):
-            if self._mincore(self._address + at, 1, state) != 0 or not state[0] & 1:
+            if not is_in_memory(self._address + at):
                 self.advise(low, high, _MADV_WILLNEED)
                 return
 
