@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -76,14 +76,19 @@ def picture_column_option() -> Any:
     return option(None, text, shown="found by itself")
 
 
+def flag_names(item: Field[Any]) -> tuple[str, ...]:
+    """The names of the flag that a field is."""
+    names: tuple[str, ...] = item.metadata.get("flag", ("--" + item.name.replace("_", "-"),))
+    return names
+
+
 def check_choices(options: Any) -> None:
     """Raise InputError where a field of an options class has a value that is none of its `choices`."""
     for item in fields(options):
         allowed, value = item.metadata.get("choices", ()), getattr(options, item.name)
         if allowed and value not in allowed and value != item.default:
-            flag = item.metadata.get("flag", ("--" + item.name.replace("_", "-"),))[0]
             which = " or ".join(allowed) if len(allowed) == 2 else f"one of {', '.join(allowed)}"
-            raise InputError(f"{flag} {value}: choose {which}")
+            raise InputError(f"{flag_names(item)[0]} {value}: choose {which}")
 
 
 def threads_option(text: str = "Threads.", shown: str = "all cores") -> Any:

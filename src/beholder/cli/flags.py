@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
 
-from beholder.options import parse_bytes
+from beholder.options import flag_names, parse_bytes
 
 
 def output_flags(*, as_json: str, quiet: str | None = None) -> dict[str, Any]:
@@ -117,7 +117,7 @@ def _parameter(item: Field[Any], kind: Any, panel: str | None) -> inspect.Parame
         annotation: Any = bool | None
     elif plain is bool:
         default = bool(default)
-        names = names or ["--" + item.name.replace("_", "-")]
+        names = list(flag_names(item))
         annotation = bool
     else:
         is_shown = "shown" not in metadata and default is not None and default is not MISSING
@@ -197,8 +197,7 @@ def takes(item: Field[Any], kind: Any) -> str | None:
 
 def flag_of(item: Field[Any]) -> str:
     """The flag of a field, as messages name it."""
-    names: tuple[str, ...] = item.metadata.get("flag", ("--" + item.name.replace("_", "-"),))
-    return names[0].split("/")[0]
+    return flag_names(item)[0].split("/")[0]
 
 
 def _plain(kind: Any) -> Any:

@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from typing import ClassVar, Literal
 
 from beholder.errors import InputError
-from beholder.options import check_threads, option, repeated_option, threads_option
+from beholder.options import check_threads, flag_names, option, repeated_option, threads_option
 from beholder.train.ratings.options import RatingsOptions
 
 MethodChoice = Literal["auto", "ridge", "logistic", "mlp-linear", "mlp-relu"]
@@ -241,8 +241,7 @@ class CalibrateOptions(MeasuredOptions):
                 raise InputError(f"{flag} is for --onto, which is not given")
         of_ratings = next((item for item in fields(RatingsOptions) if getattr(self, item.name) != item.default), None)
         if of_ratings is not None and chosen != "--ratings":
-            flag = of_ratings.metadata.get("flag", ("--" + of_ratings.name.replace("_", "-"),))[0]
-            raise InputError(f"{flag} is for --ratings, which is not given")
+            raise InputError(f"{flag_names(of_ratings)[0]} is for --ratings, which is not given")
         for flag, value in (("--split-by", self.split_by), ("--embeddings", self.embeddings)):
             if value is not None and (chosen not in ("--onto", "--ratings") or self.map_method == "quantile"):
                 raise InputError(f"{flag} is for isotonic maps, whose error is measured on folds; leave it out")
