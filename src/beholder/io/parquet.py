@@ -16,10 +16,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from beholder.errors import DamagedError, InputError, OversizedError, damaged
-from beholder.io.parquet_footer import CheckedFooter, footer_fields, integer_range
+from beholder.io.parquet_footer import CheckedFooter, footer_fields, integer_range, take_struct
 from beholder.io.ranges_file import RangesFile
 from beholder.io.schemas import is_small, small_integers
-from beholder.io.thrift import take_struct
 
 _BATCH_BYTES = 128 << 20
 """What the rows of one batch may take where a column unpacks to more than the file holds."""
