@@ -16,11 +16,10 @@ from typer.testing import CliRunner
 from beholder import OutputError
 from beholder.cli.app import app
 from beholder.pixels.picture import PixelOptions
-from beholder.planning.bench import bench
+from beholder.planning.bench import bench, measure_storage
 from beholder.planning.decode_rate import measure_decoding
 from beholder.planning.options import BenchOptions
 from beholder.planning.rates import SizeRate, fitted, load, through
-from beholder.planning.storage_rate import measure_storage
 from beholder.sources.reader import PictureRef
 from oracles import program
 from oracles.library_models import saved, siglip

@@ -1,7 +1,8 @@
-"""Which machine this is, and which processes run on it."""
+"""Which machine this is, what it has, and which processes run on it."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from pathlib import Path
@@ -22,6 +23,13 @@ def this_machine() -> str:
 def name_of_machine() -> str:
     """Tells this machine from others that share a disk with it: `this_machine`, or its host name where that is not known."""
     return this_machine() or socket.gethostname()
+
+
+def memory_bytes() -> int | None:
+    """The main memory of this machine; None where the system does not say."""
+    with contextlib.suppress(ValueError, OSError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return None
 
 
 def started(pid: int) -> int | None:

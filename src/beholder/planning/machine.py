@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from beholder.io.processes import memory_bytes
 from beholder.options import all_cores
 
 _EXTENSIONS = ("avx2", "f16c", "avx512f", "avx512_fp16", "amx_bf16")
@@ -23,11 +23,6 @@ def processor() -> str:
     return f"{fields.get('model name', platform.processor() or 'unknown')} ({', '.join(known)})"
 
 
-def memory_bytes() -> int:
-    """The main memory."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
 def lines(*packages: str) -> list[str]:
     """Markdown lines: processor, cores, memory, system, Python and the given packages' versions."""
     versions = []
@@ -37,6 +32,6 @@ def lines(*packages: str) -> list[str]:
         except PackageNotFoundError:
             versions.append(f"{package} not installed")
     return [
-        f"- processor: {processor()}, {all_cores()} cores; {memory_bytes() / 2**30:.0f} GiB",
+        f"- processor: {processor()}, {all_cores()} cores; {(memory_bytes() or 0) / 2**30:.0f} GiB",
         f"- {platform.system()} {platform.release().split('-')[0]}, Python {sys.version.split()[0]}; {', '.join(versions)}",
     ]
