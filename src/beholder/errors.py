@@ -148,9 +148,10 @@ def text_of(error: BaseException, most: int | None = 200) -> str:
     return " ".join(str(error).split())[:most]
 
 
-def kind_and_text(error: BaseException, most: int = 200) -> str:
-    """An error's class and what it says, on one line."""
-    return f"{type(error).__name__}: {text_of(error, most)}"
+def kind_and_text(error: BaseException, most: int = 300) -> str:
+    """An error's class and what it says, on one line; its class again where it says nothing."""
+    kind = type(error).__name__
+    return f"{kind}: {text_of(error, most) or kind}"
 
 
 def number_of(count: int, one: str, many: str | None = None) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
-from beholder.errors import BeholderError, InputError, reading_failed, reason_of
+from beholder.errors import BeholderError, InputError, kind_and_text, reading_failed, reason_of
 from beholder.io import locations
 
 Answer = TypeVar("Answer")
@@ -98,8 +98,7 @@ def read_errors(path: str) -> Iterator[None]:
     except FileNotFoundError as error:
         cause = error.__cause__  # on the web every failure is called so; the cause tells them apart
         if locations.is_web(path) and isinstance(cause, Exception) and getattr(cause, "status", None) not in (404, 410):
-            text = " ".join(str(cause).split()) or type(cause).__name__
-            raise InputError(f"cannot read {path}: {type(cause).__name__}: {text[:300]}") from error
+            raise InputError(f"cannot read {path}: {kind_and_text(cause)}") from error
         raise InputError(f"cannot read {path}: it does not exist (any more); check the path") from error
     except PermissionError as error:
         if locations.is_local(path):
@@ -118,8 +117,7 @@ def read_errors(path: str) -> Iterator[None]:
         if locations.is_web(path) and NO_RANGES in str(error):
             why = "the server gives no parts of files (byte ranges); download it first"
             raise WholeOnlyError(f"cannot read {path}: {why}") from None
-        text = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"cannot read {path}: {type(error).__name__}: {text[:300]}") from error
+        raise InputError(f"cannot read {path}: {kind_and_text(error)}") from error
 
 
 def _damaged(path: str, error: Exception) -> InputError:

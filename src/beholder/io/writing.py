@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
-from beholder.errors import BeholderError, OutputError, writing_failed
+from beholder.errors import BeholderError, OutputError, kind_and_text, writing_failed
 from beholder.io import locations, remote, temporaries
 
 _OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oss", "oci"})
@@ -72,7 +72,7 @@ def write_errors(path: str) -> Iterator[None]:
     except Exception as error:  # see `read_errors`
         if locations.is_local(path):
             raise
-        raise OutputError(f"cannot write {path}: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
+        raise OutputError(f"cannot write {path}: {kind_and_text(error)}") from error
 
 
 def _upload(temporary: Path, path: str) -> None:
@@ -224,7 +224,7 @@ def remove(path: str) -> None:
     except OSError as error:
         raise writing_failed(path, error) from error
     except Exception as error:  # see `read_errors`
-        raise OutputError(f"cannot remove {path}: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
+        raise OutputError(f"cannot remove {path}: {kind_and_text(error)}") from error
 
 
 def remove_stray_temporaries(folder: Path) -> None:

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import beholder
 from beholder.columns import PictureReason
+from beholder.errors import kind_and_text
 from beholder.io import locations
 from beholder.pixels.picture import PictureError, PixelOptions
 from beholder.sources.fetch import OpenArchives, ReadLimits, load_client, read_bytes
@@ -69,8 +70,7 @@ def attempt(reply: Reply, ref: PictureRef, read: Callable[[], bytes], decode: Ca
     except MemoryError:
         reply.reason, reply.message = PictureReason.TOO_LARGE, "decoding needs more memory than it may use"
     except Exception as error:  # a fault of the decoder costs the picture, not the run
-        text = " ".join(str(error).split())[:300]
-        reply.reason, reply.message = PictureReason.CRASHED, f"the decoder failed: {type(error).__name__}: {text}"
+        reply.reason, reply.message = PictureReason.CRASHED, f"the decoder failed: {kind_and_text(error)}"
     return None
 
 
