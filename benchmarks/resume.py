@@ -36,10 +36,10 @@ from beholder.io import places, records
 from beholder.kernels.scoring import Affine
 from beholder.scoreset.numbers import ScoreStats
 from beholder.scoring import index
-from beholder.scoring.folder import RunFolder, marker_of
+from beholder.scoring.folder import RunFolder
 from beholder.scoring.options import ScoreOptions
 from beholder.scoring.score import plan, score
-from beholder.scoring.shards import EarlierShard, ShardResult, fingerprint
+from beholder.scoring.shards import EarlierShard, ShardResult, fingerprint, marker_of
 
 DIM, ROWS = 24, 512
 BUCKET = "data"

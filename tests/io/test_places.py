@@ -21,7 +21,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from beholder import InputError, OutputError
 from beholder.io import places, writing
-from beholder.io.remote_stream import open_stream
+from beholder.io.storage import open_stream
 from oracles.s3 import BUCKET
 
 

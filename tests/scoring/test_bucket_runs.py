@@ -7,7 +7,6 @@ import logging
 import os
 import random
 import re
-import shutil
 import tempfile
 import time
 from collections import Counter
@@ -358,17 +357,10 @@ def test_a_folder_that_an_earlier_version_uploaded_is_read_but_not_continued(tmp
     whole = local_files(out)
     record = json.loads(whole["beholder.json"])
     del record["sha256"]
-    zipped = tmp_path / "zipped"
-    (zipped / "done").mkdir(parents=True)
-    for path in (out / "done").glob("*.json"):
-        shutil.copy(path, zipped / "done")
-    shutil.make_archive(str(tmp_path / "packed"), "zip", zipped, "done")
     record["result"] = json.loads(whole["done/e0-from-000000000000.json"])["result"] | {"files": {}}
     put_folder(s3, out / "scores", "out/scores")
     put_folder(s3, out / "rejects", "out/rejects")
     s3.put_object(Bucket=BUCKET, Key="out/beholder.json", Body=json.dumps(record).encode())
-    start_of_zip = b"PK" + b"\0" * 28 + b"done/"
-    s3.put_object(Bucket=BUCKET, Key="out/_inputs.zip", Body=start_of_zip)
     before = stored(s3)
     options = job(source, url("out"), small_head)
     for _ in range(2):

@@ -17,7 +17,7 @@ import beholder
 from beholder.errors import BeholderError, InputError
 from beholder.scoring.devices import devices_of
 from beholder.scoring.messages import Failed, Job
-from beholder.scoring.pictures import plan_scores
+from beholder.scoring.pictures import plan_pictures
 from beholder.scoring.score import embed, score
 from beholder.scoring.shards import fingerprint
 from beholder.scoring.summary import RunSummary
@@ -261,7 +261,7 @@ def test_a_worker_that_computes_otherwise_than_the_first_ends_the_run(
 ) -> None:
     """Its embeddings would differ from the others' under one record."""
     options = score_options(sources_of(inputs), tmp_path / "out", small_tower, plain_head, device="cpu")
-    plan = plan_scores(options, str(tmp_path / "out"))
+    plan = plan_pictures(options, str(tmp_path / "out"))
     recipe, step = plan.recipe, plan.step
     assert recipe.tower is not None
     for name, value, words in (

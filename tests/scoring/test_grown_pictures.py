@@ -18,14 +18,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from beholder import notices
 from beholder.errors import InputError, OutputError
 from beholder.io import locations
 from beholder.scoring.score import embed, score
 from beholder.scoring.summary import RunSummary
 from oracles.picture_jobs import embed_options, picture_bytes, score_options
 from oracles.program import beholder, python
-from oracles.result_bytes import check_same, contents, result_of
+from oracles.result_bytes import check_same, result_of
 from oracles.tar_making import tar
 from oracles.tiers import mostly_slow
 
@@ -419,42 +418,6 @@ def test_a_finished_file_without_what_it_was_made_of_says_so(tmp_path: Path, sco
     inputs.write_bytes(whole)
     make(photos, range(8, 9))
     check(scoring, photos, out, (6, 1, 0, 0))
-
-
-def without_inputs(out: Path) -> None:
-    """As a version before wrote it, which did not write down what it found of each picture."""
-    for marker in (out / "done").glob("*.json"):
-        said = json.loads(marker.read_text())
-        for names in (said["result"]["files"], said["file_sha256"]):
-            names.pop(f"_inputs/{marker.stem}.parquet")
-        del said["sha256"]
-        marker.write_text(json.dumps(said))
-    shutil.rmtree(out / "_inputs")
-
-
-def test_results_of_an_older_version_go_on(tmp_path: Path, scoring: Job) -> None:
-    photos, out = make(tmp_path / "photos", range(6)), tmp_path / "out"
-    write_tar(tmp_path / "a.tar", range(4))
-    sources = (str(tmp_path / "a.tar"), str(photos))
-    scoring(sources, out)
-    without_inputs(out)
-    assert scoring(sources, out).num_new == 0
-    make(photos, range(8, 9))
-    with pytest.raises(OutputError, match="an older version did not write down"):
-        scoring(sources, out, vanished="keep")
-    said: list[str] = []
-    with notices.told_to(said.append):
-        assert scoring(sources, out).num_new == 7, "the tar's are kept"
-    assert [line for line in said if "older version" in line] == [
-        "2 shards are done again whole: an older version did not write down what it found of each picture"
-    ]
-    scoring(sources, tmp_path / "scratch")
-    for folder in ("scores", "rejects"):
-        names = sorted(path.name for path in (tmp_path / "scratch" / folder).iterdir())
-        assert sorted(path.name for path in (out / folder).iterdir()) == names
-        assert all(contents(out / folder / name) == contents(tmp_path / "scratch" / folder / name) for name in names)
-    make(photos, range(9, 10))
-    assert scoring(sources, out).num_new == 1
 
 
 @pytest.mark.slow

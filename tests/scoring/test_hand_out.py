@@ -15,7 +15,7 @@ import pytest
 from beholder.errors import BeholderError
 from beholder.notices import told_to
 from beholder.scoring.hand_out import Died, Handle, HandOut, Workforce
-from beholder.scoring.messages import Done, Job, Opened, Progress, Ready
+from beholder.scoring.messages import Command, Done, Job, Opened, Progress, Ready
 from beholder.scoring.options import ScoreOptions
 from beholder.scoring.score import plan
 from beholder.scoring.shards import EarlierShard, ShardResult
@@ -31,12 +31,12 @@ class Played(Handle):
         self.force, self.number, self.name = force, number, f"worker {number}"
         self.is_stopped = False
 
-    def begin(self, job: Job) -> None:
-        self.force.said.put((self, Ready()))
-
-    def do(self, number: int) -> None:
-        self.force.handed[self.number].append(number)
-        threading.Thread(target=self.force.act, args=(self, number), daemon=True).start()
+    def tell(self, command: Command) -> None:
+        if isinstance(command, Job):
+            self.force.said.put((self, Ready()))
+        elif isinstance(command, int):
+            self.force.handed[self.number].append(command)
+            threading.Thread(target=self.force.act, args=(self, command), daemon=True).start()
 
     def stop(self) -> None:
         self.is_stopped = True

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from beholder import InputError, preprocess
-from beholder.io.remote_stream import PIECE_BYTES
+from beholder.io.storage import PIECE_BYTES
 from beholder.models.heads import load_head
 from beholder.models.towers import load_tower
 from beholder.scoring.options import ScoreOptions

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beholder import OutputError
-from beholder.scoring.folder import RunFolder, marker_of
+from beholder.scoring.folder import RunFolder
 from beholder.scoring.shards import (
     DamagedShardError,
     Shard,
@@ -24,6 +24,7 @@ from beholder.scoring.shards import (
     difference,
     fingerprint,
     is_shard_file,
+    marker_of,
     plan_rows,
     shard_names,
 )

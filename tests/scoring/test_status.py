@@ -297,7 +297,7 @@ def test_damaged_markers_are_counted(rows: Path, place: str, small_head: Path) -
     folder = RunFolder(out)
     folder.remove([name for name in folder.names() if SEGMENT.fullmatch(name)])
     (marker,) = [name for name in folder.names() if name == "done/e0-from-000000000020.json"]
-    folder._put(marker, b"{}")
+    folder.put(marker, b"{}")
     found = status_of(out)
     assert (found.state, found.num_damaged, found.num_shards_done) == ("stopped", 1, 9)
     assert "1 done-marker is damaged" in beholder("status", out).stdout

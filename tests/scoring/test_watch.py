@@ -21,9 +21,8 @@ from beholder import BeholderError
 from beholder.errors import OutputError
 from beholder.io import records
 from beholder.notices import told_to
-from beholder.scoring.metrics import METRICS
 from beholder.scoring.options import ScoreOptions
-from beholder.scoring.run_log import RunLog
+from beholder.scoring.run_log import METRICS, RunLog
 from beholder.scoring.score import embed, score
 from oracles.picture_jobs import embed_options, picture_bytes, score_options
 from oracles.processes import children_of

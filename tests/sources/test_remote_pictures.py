@@ -18,7 +18,7 @@ import pytest
 
 from beholder import InputError
 from beholder.io import storage
-from beholder.io.remote_stream import RemoteStream
+from beholder.io.storage import RemoteStream
 from beholder.sources.detect import detect
 from beholder.sources.find import find_pictures
 from beholder.sources.labels import join_labels

@@ -9,7 +9,7 @@ import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -298,14 +298,17 @@ def link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def in_threads(work: Callable[[Item], Found], items: Iterable[Item], at_once: int = _AT_ONCE) -> Iterator[Found]:
-    """What `work` gives for each item, in order; several at once, and at most twice as many are begun before their turn."""
+def in_threads(
+    work: Callable[[Item], Found], items: Iterable[Item], *, at_once: int = _AT_ONCE, ahead: int | None = None
+) -> Iterator[Found]:
+    """What `work` gives for each item, in order; `at_once` at once, and at most `ahead` (twice as many) before their turn."""
+    most = 2 * at_once if ahead is None else ahead
     with ThreadPoolExecutor(max_workers=at_once, thread_name_prefix="beholder-place") as pool:
         waiting: deque[Future[Found]] = deque()
         rest = iter(items)
         try:
             while True:
-                waiting += [pool.submit(work, item) for item in islice(rest, 2 * at_once - len(waiting))]
+                waiting += [pool.submit(work, item) for item in islice(rest, most - len(waiting))]
                 if not waiting:
                     return
                 yield waiting.popleft().result()
@@ -349,28 +352,18 @@ def remove_all(paths: Sequence[str]) -> None:
 
 
 def fetched_ahead(files: Iterable[tuple[str, int]]) -> Iterator[tuple[str, int, bytes | None]]:
-    """(path, size, bytes) of each of these (path, size), a few fetched ahead; no bytes of local files, and of large ones.
+    """(path, size, bytes) of each (path, size) of one place, a few fetched ahead; no bytes of local files, and of large ones.
 
     Raises InputError for one that is gone.
     """
-    waiting: deque[tuple[str, int, Future[bytes] | None]] = deque()
-    with contextlib.ExitStack() as opened:
-        pool: ThreadPoolExecutor | None = None
-        rest = iter(files)
-        try:
-            while True:
-                for path, num_bytes in islice(rest, _AHEAD - len(waiting)):
-                    fetching = None
-                    if not locations.is_local(path) and num_bytes <= _WHOLE_BYTES // 2:
-                        if pool is None:
-                            pool = opened.enter_context(ThreadPoolExecutor(_AHEAD, thread_name_prefix="beholder-fetch"))
-                        fetching = pool.submit(storage.read_range, path, 0, num_bytes)
-                    waiting.append((path, num_bytes, fetching))
-                if not waiting:
-                    return
-                path, num_bytes, fetching = waiting.popleft()
-                yield path, num_bytes, fetching.result() if fetching is not None else None
-        finally:
-            for _, _, fetching in waiting:
-                if fetching is not None:
-                    fetching.cancel()
+
+    def fetched(file: tuple[str, int]) -> tuple[str, int, bytes | None]:
+        path, num_bytes = file
+        is_small = not locations.is_local(path) and num_bytes <= _WHOLE_BYTES // 2
+        return path, num_bytes, storage.read_range(path, 0, num_bytes) if is_small else None
+
+    rest = iter(files)
+    first = list(islice(rest, 1))
+    if all(locations.is_local(path) for path, _ in first):
+        return map(fetched, chain(first, rest))
+    return in_threads(fetched, chain(first, rest), at_once=_AHEAD, ahead=_AHEAD)

@@ -52,9 +52,7 @@ def parse(data: bytes, *, is_sealed: bool = False) -> dict[str, Any]:
     if len(data) > _MOST_BYTES:
         raise DamagedRecordError(f"it has {len(data):,} bytes, which no record has")
     try:
-        found = json.loads(data)
-        if not isinstance(found, dict):
-            raise DamagedRecordError("it is no JSON object")
+        found = json_object(json.loads(data), "it is")
         wanted = found.pop(CHECKSUM, None)
         if wanted is None and is_sealed:
             raise DamagedRecordError("it has no checksum (sha256)")
@@ -99,6 +97,14 @@ def _canonical(record: Mapping[str, Any]) -> bytes:
 def finite(value: float | None) -> float | None:
     """The number, or None: JSON has no NaN, and no infinity."""
     return value if value is not None and math.isfinite(value) else None
+
+
+def json_object(value: Any, what: str) -> dict[str, Any]:
+    """An object from a record. Raises DamagedRecordError for anything else; `what`: "files are", for its text."""
+    if not isinstance(value, dict):
+        raise DamagedRecordError(f"{what} no JSON object")
+    found: dict[str, Any] = value
+    return found
 
 
 def whole_number(value: Any, what: str) -> int:

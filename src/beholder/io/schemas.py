@@ -350,7 +350,7 @@ def group_bytes(group: pq.RowGroupMetaData, names: Iterable[str] | None = None) 
     )
 
 
-def merge_remarks(total: dict[str, int], more: Mapping[str, int]) -> None:
+def add_counts(total: dict[str, int], more: Mapping[str, int]) -> None:
     """Add the counts of `more` to `total`."""
     for text, count in more.items():
         total[text] = total.get(text, 0) + count

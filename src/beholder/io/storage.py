@@ -1,4 +1,4 @@
-"""Files on this machine and on servers: whether they are there, listings, reading."""
+"""Files on this machine and on servers: whether they are there, listings, reading, at any place or from front to back."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import io
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeVar, cast
 
-from beholder.errors import InputError
+from beholder.errors import BeholderError, InputError
 from beholder.io import locations, remote
+from beholder.io.ranges_file import SizedFile
 
 if TYPE_CHECKING:
-    from io import BufferedReader
-
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -31,6 +31,10 @@ _WILDCARD = re.compile(r"[*?\[]")
 _BUFFER_BYTES = 1 << 16
 """Bytes of a column that are read from a local file at a time; there may be a thousand columns."""
 _SAMPLE_PIECES, _SAMPLE_BYTES = 16, 4096
+PIECE_BYTES = 8 << 20
+"""Of a remote file that is read from front to back, in one request."""
+_PAUSES_S = (0.25, 0.5, 1.0)
+"""Before a piece of such a file is asked for again, which failed in passing."""
 
 
 def is_glob(path: str) -> bool:
@@ -108,7 +112,7 @@ def size(path: str) -> int:
     return int(num_bytes)
 
 
-def open_local(path: str | bytes | Path) -> BufferedReader:
+def open_local(path: str | bytes | Path) -> io.BufferedReader:
     """Open a file of this machine for reading bytes; a pipe that stands there is not waited for. Raises OSError."""
     return open(path, "rb", opener=open_without_waiting)
 
@@ -156,6 +160,76 @@ def root_of(folder: str) -> str:
         return str(locations.local_path(folder)).rstrip("/")
     fs, inner = remote.filesystem(folder)
     return str(fs.unstrip_protocol(inner)).rstrip("/")
+
+
+def open_stream(path: str, num_bytes: int | None = None) -> io.BufferedReader:
+    """Open a file to be read from front to back, a remote one in pieces that are fetched ahead. The caller closes it."""
+    if locations.is_local(path):
+        with remote.read_errors(path):
+            return open_local(locations.local_path(path))
+    return io.BufferedReader(RemoteStream(path, size(path) if num_bytes is None else num_bytes))
+
+
+class RemoteStream(SizedFile):
+    """The bytes of a remote file. Seeking is possible, forward within the piece at hand or to another one.
+
+    Every piece is a request of its own, so that a consumer may take its time without a server hanging up.
+
+    Args:
+        path: URL.
+        num_bytes: its size.
+        piece_bytes: bytes of one request.
+        pauses_s: before a request that failed in passing is made again.
+    """
+
+    def __init__(
+        self, path: str, num_bytes: int, piece_bytes: int = PIECE_BYTES, *, pauses_s: Sequence[float] = _PAUSES_S
+    ) -> None:
+        super().__init__(num_bytes)
+        self.path, self._piece_bytes, self._pauses_s = path, piece_bytes, pauses_s
+        self._low, self._piece = 0, b""
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="beholder-fetch")
+        self._ahead: tuple[int, Future[bytes]] | None = None
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        """Fill `buffer` from the piece at hand; fewer bytes at its end. Raises InputError when the server fails for good."""
+        if self._at >= self.num_bytes:
+            return 0
+        if not self._low <= self._at < self._low + len(self._piece):
+            self._load(self._at - self._at % self._piece_bytes)
+        inside = self._at - self._low
+        count = min(len(buffer), len(self._piece) - inside)
+        if count <= 0:
+            raise InputError(f"cannot read {self.path}: the server sends fewer bytes than it promised; did the file change?")
+        buffer[:count] = self._piece[inside : inside + count]
+        self._at += count
+        return count
+
+    def _load(self, low: int) -> None:
+        if self._ahead is not None and self._ahead[0] == low:
+            self._piece = self._ahead[1].result()
+        else:
+            self._piece = self._fetch(low)
+        self._low, self._ahead = low, None
+        following = low + self._piece_bytes
+        if following < self.num_bytes:
+            self._ahead = (following, self._pool.submit(self._fetch, following))
+
+    def _fetch(self, low: int) -> bytes:
+        high = min(low + self._piece_bytes, self.num_bytes)
+        with remote.read_errors(self.path):
+            return remote.asked_again(lambda: remote.remote_range(self.path, low, high), self._is_passing, self._pauses_s)
+
+    def _is_passing(self, error: Exception) -> bool:
+        """Whether a piece may come a moment later: not what is not there or closed to us, whatever the back end."""
+        if locations.is_web(self.path):
+            return remote.is_passing(error)
+        return not isinstance(error, BeholderError | FileNotFoundError | PermissionError)
+
+    def close(self) -> None:
+        """Drop what is under way."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        super().close()
 
 
 def list_files(folder: str) -> list[str]:
@@ -276,4 +350,10 @@ def sha256_of(path: str | Path, start: int = 0) -> str:
     with open_local(path) as file:
         if start:
             file.seek(start)
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_at(path: str, num_bytes: int | None = None) -> str:
+    """The same of a file anywhere, of `num_bytes` where that is known. Raises InputError."""
+    with remote.read_errors(path), open_stream(path, num_bytes) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -25,7 +25,6 @@ import pyarrow.parquet as pq
 from beholder import columns
 from beholder.errors import InputError, OutputError, reason_of
 from beholder.io import locations, remote, schemas, storage, writing
-from beholder.io.remote_stream import open_stream
 
 if TYPE_CHECKING:
     from beholder.io.parquet import ParquetFile
@@ -399,7 +398,7 @@ _ROW_GROUP_BYTES = 64 << 20
 
 
 class ParquetRows:
-    """A Parquet file with row groups of bounded rows and bytes, written as its rows come. `close` ends the file.
+    """A Parquet file with row groups of bounded rows and bytes, written as its rows come, until the end of a `with`.
 
     Args:
         path: where, or a file that is open for writing.
@@ -441,9 +440,13 @@ class ParquetRows:
         del table, rest
         pa.default_memory_pool().release_unused()
 
-    def close(self, *, is_whole: bool = True) -> None:
+    def __enter__(self) -> ParquetRows:
+        """Nothing but the beginning of the file is written yet."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Write the rest and the footer; of a file that is given up only let go of it."""
-        if is_whole and self._num_rows:
+        if kind is None and self._num_rows:
             self._flush()
         self._writer.close()
 
@@ -451,13 +454,8 @@ class ParquetRows:
 @contextlib.contextmanager
 def parquet_rows(path: str, schema: pa.Schema, **options: Any) -> Iterator[ParquetRows]:
     """Write a Parquet file as its rows come, whole or not at all. See `ParquetRows` and `writing.write_whole`."""
-    with writing.write_whole(path) as temporary:
-        rows, is_whole = ParquetRows(temporary, schema, **options), False
-        try:
-            yield rows
-            is_whole = True
-        finally:
-            rows.close(is_whole=is_whole)
+    with writing.write_whole(path) as temporary, ParquetRows(temporary, schema, **options) as rows:
+        yield rows
 
 
 def stamped(schema: pa.Schema, record: Mapping[str, Any]) -> pa.Schema:
@@ -485,7 +483,7 @@ class TablePart:
 
     def open(self) -> IO[bytes]:
         """The file, for its bytes to be read from front to back."""
-        return io.BytesIO(self.data) if self.data is not None else open_stream(self.path, self.num_bytes)
+        return io.BytesIO(self.data) if self.data is not None else storage.open_stream(self.path, self.num_bytes)
 
 
 def join_parquet(
@@ -495,18 +493,14 @@ def join_parquet(
 
     `num_bytes`: of all parts, about.
     """
-    with writing.open_whole(path, num_bytes=num_bytes, scratch=scratch) as sink:
-        rows, is_whole = ParquetRows(sink, schema, **options), False
-        try:
-            for part in parts:
-                with part.open_parquet() as source:
-                    for group in range(source.num_row_groups):
-                        size = schemas.num_rows_of(source.metadata.row_group(group), _ROW_GROUP_BYTES // 4)
-                        for batch in source.iter_batches(batch_size=size, row_groups=[group]):
-                            rows.write(schemas.fit_table(pa.Table.from_batches([batch]), schema)[0])
-            is_whole = True
-        finally:
-            rows.close(is_whole=is_whole)
+    opened = writing.open_whole(path, num_bytes=num_bytes, scratch=scratch)
+    with opened as sink, ParquetRows(sink, schema, **options) as rows:
+        for part in parts:
+            with part.open_parquet() as source:
+                for group in range(source.num_row_groups):
+                    size = schemas.num_rows_of(source.metadata.row_group(group), _ROW_GROUP_BYTES // 4)
+                    for batch in source.iter_batches(batch_size=size, row_groups=[group]):
+                        rows.write(schemas.fit_table(pa.Table.from_batches([batch]), schema)[0])
 
 
 def join_csv(path: str, parts: Iterable[TablePart], *, num_bytes: int, scratch: Path | None) -> None:

@@ -26,7 +26,7 @@ from beholder.options import all_cores
 from beholder.planning.rates import Clock, RowsRate, RunRate
 from beholder.scoring.execute import execute
 from beholder.scoring.options import ScoreOptions
-from beholder.scoring.pictures import plan_scores
+from beholder.scoring.pictures import plan_pictures
 from beholder.scoring.score import score
 from beholder.scoring.tower import TowerFacts
 
@@ -107,7 +107,7 @@ def _run(folder: Path, num_tars: int, engine: Engine) -> Path:
     options = ScoreOptions(
         sources=tuple(map(str, tars)), out=str(made / "scores"), heads=(_head(folder, _DIM),), device="cpu", precision="fp32"
     )
-    plan = plan_scores(options, str(options.out), open_tower=lambda options, heads: (_facts(engine), engine))
+    plan = plan_pictures(options, str(options.out), open_tower=lambda options, heads: (_facts(engine), engine))
     execute(plan, options, on_plan=lambda _: None, on_progress=lambda *_: None, on_resume=lambda *_: None)
     return made / "scores"
 

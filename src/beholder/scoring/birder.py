@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from beholder.engine import Precision
@@ -23,17 +22,16 @@ from beholder.errors import BeholderError, HeadError, InputError, reading_failed
 from beholder.io import locations, storage
 from beholder.io.records import json_value
 from beholder.notices import doing
-from beholder.options import MOST_WORKERS, option
+from beholder.options import MOST_WORKERS, flag_names, option
 from beholder.scoring.options import EmbedOptions, FolderLabels
 from beholder.sources.file_kinds import OTHER_SUFFIXES, PICTURE_SUFFIXES, SIDECAR_SUFFIXES
-from beholder.sources.folder import Listing, begins_as_picture, part_of_listing
+from beholder.sources.folder import Listing, PackedNames, begins_as_picture, part_of_listing
 from beholder.sources.labels import valid_text
 from beholder.sources.reader import PicturePart
 
 if TYPE_CHECKING:
     from beholder.scoring.execute import Plan
     from beholder.scoring.summary import RunSummary
-    from beholder.sources.reader import PicturePart
 
 RESULTS_FOLDER, MODELS_FOLDER = "results", "models"
 """Below the current folder, as birder has them."""
@@ -317,7 +315,7 @@ def predict(
     from beholder.scoring.execute import execute
     from beholder.scoring.output import EMBEDDINGS, RunOutput
     from beholder.scoring.picture_step import PictureStep
-    from beholder.scoring.pictures import plan_embeddings
+    from beholder.scoring.pictures import plan_pictures
 
     lines = notes(flags, num_gpus=_check_device(flags))
     classes = read_classes(find_tower_file(checkpoint(flags), offline=flags.offline))
@@ -326,7 +324,7 @@ def predict(
         listed = None if flags.wds else list_pictures(options.sources)
     if listed is not None:
         lines += listed[1]
-    planned = plan_embeddings(options, str(options.out), parts=None if listed is None else [listed[0]])
+    planned = plan_pictures(options, str(options.out), parts=None if listed is None else [listed[0]])
     assert isinstance(planned.step, PictureStep)
     size_px = planned.step.pixels.size_px
     if flags.size is not None and flags.size[0] != size_px:
@@ -437,7 +435,7 @@ _KINDS: dict[str, Kind] = {
 FLAGS: tuple[Flag, ...] = (
     *(
         Flag(
-            item.metadata.get("flag", ("--" + item.name.replace("_", "-"),)), _KINDS[str(item.type)], "used",
+            flag_names(item), _KINDS[str(item.type)], "used",
             item.metadata["help"], item.default or None, item.metadata.get("choices", ()),
         )
         for item in fields(BirderFlags) if "help" in item.metadata
@@ -483,7 +481,6 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".
 """`IMG_EXTENSIONS` of torchvision, which birder goes by; in any case."""
 _TAKEN = frozenset(suffix.encode() for suffix in SUFFIXES)
 _UNNAMED, _DANGLING = "without such an ending", "links that lead nowhere"
-_PIECE = 1 << 15
 
 _Identity = tuple[int, int]
 
@@ -519,18 +516,13 @@ def list_pictures(paths: Sequence[str]) -> tuple[PicturePart, list[str]] | None:
 
 
 class _Found:
-    """What the walk has met; names are packed, so that millions fit."""
+    """What the walk has met, in the order in which it was met."""
 
     def __init__(self) -> None:
         self.sizes, self.stamps = array("q"), array("q")
         self.num_ignored = self.num_circles = 0
         self.left_out: Counter[str] = Counter()
-        self._new: list[bytes] = []
-        self._packed: list[pa.Array] = []
-
-    def paths(self) -> pa.Array:
-        """All so far, large_binary, as they were met."""
-        return pa.concat_arrays([*self._packed, pa.array(self._new, pa.large_binary())])
+        self.paths = PackedNames()
 
     def add_folder(self, top: bytes) -> None:
         """Everything below `top`, through links as well; a folder inside itself is left out. Raises InputError."""
@@ -569,10 +561,7 @@ class _Found:
         if _suffix(path) not in _TAKEN:
             self._leave_out(path, is_there=True)
             return
-        self._new.append(path)
-        if len(self._new) == _PIECE:
-            self._packed.append(pa.array(self._new, pa.large_binary()))
-            self._new = []
+        self.paths.add(path)
         self.sizes.append(status.st_size)
         self.stamps.append(status.st_mtime_ns)
 
@@ -605,7 +594,7 @@ class _Found:
 
 def _part_of(found: _Found, paths: Sequence[str]) -> PicturePart:
     """Pictures sorted by their whole path, as birder sorts them. Raises InputError when one is there twice."""
-    whole = found.paths()
+    whole = found.paths.packed()
     order = pc.array_sort_indices(whole)
     whole, places = whole.take(order), order.to_numpy()
     same = pc.index(pc.equal(whole[1:], whole[:-1]), True).as_py() if len(whole) > 1 else -1

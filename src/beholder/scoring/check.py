@@ -7,14 +7,14 @@ Memory does not grow with the bytes, and by eight of its own a file: done-marker
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import os
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
@@ -23,16 +23,14 @@ import numpy as np
 from beholder import columns
 from beholder.errors import BeholderError, InputError, OutputError
 from beholder.io import locations, places, records, remote, storage
-from beholder.io.places import Entry
 from beholder.io.records import DamagedRecordError
-from beholder.io.remote_stream import open_stream
 from beholder.scoring import index
-from beholder.scoring.folder import can_be_read, is_own_file, marker_of
+from beholder.scoring.folder import can_be_read, is_own_file
 from beholder.scoring.lock import holders
-from beholder.scoring.output import EMBEDDINGS, SCORES, TABLES, RunOutput, output_of
+from beholder.scoring.output import EMBEDDINGS, SCORES, TABLES, RunOutput, is_of_run, output_of
 from beholder.scoring.reopen import FinishedResult
 from beholder.scoring.run import planned_of
-from beholder.scoring.shards import EarlierShard, ShardResult, is_shard_file
+from beholder.scoring.shards import EarlierShard, ShardResult, is_shard_file, marker_of, shard_of_marker
 from beholder.scoring.watch import is_run_file
 
 Kind = Literal["damaged", "missing", "extra"]
@@ -155,14 +153,14 @@ def is_result(path: str) -> bool:
         out = RunOutput(output_of(path))
     except OutputError:  # a file of another kind
         return False
-    if out.is_separate and _is_ours(places.read_all(out.sidecar)):
+    if out.is_separate and is_of_run(places.read_all(out.sidecar) or b""):
         return True
     folder = out.folder
     if not folder.exists():
         return False
     data = folder.read(columns.STAMP_FILE)
     if data is not None:
-        return _is_ours(data)
+        return is_of_run(data)
     done = folder.place_of(columns.DONE_FOLDER)
     return storage.is_folder(done) and any(is_own_file(f"{columns.DONE_FOLDER}/{name}") for name in places.listing(done))
 
@@ -184,16 +182,6 @@ def scores_beside(path: str) -> str | None:
     above, _, last = folder.rpartition("/")
     place = above or "." if last == columns.EMBEDDINGS_FOLDER else folder.removesuffix(f".{columns.EMBEDDINGS_FOLDER}")
     return place if place != folder and is_result(place) else str(stamp[columns.KEPT_BESIDE])
-
-
-def _is_ours(data: bytes | None) -> bool:
-    """Whether a record, damaged or not, is one of a run, not a stamp that somebody has written by hand."""
-    if data is None or not records.looks_ours(data):
-        return False
-    with contextlib.suppress(DamagedRecordError):
-        record = records.parse(data)
-        return record.get("format") in (SCORES.format, EMBEDDINGS.format) and isinstance(record.get("options"), dict)
-    return True
 
 
 def check_result(
@@ -280,13 +268,13 @@ class _Check:
             inside = start + name
             if index.SEGMENT.fullmatch(inside):
                 self._segment(inside)
-            elif marker_of(name.removesuffix(".json")) == inside and "/" not in name:
-                yield name.removesuffix(".json")
+            elif (shard := shard_of_marker(inside)) is not None:
+                yield shard
 
     def _segment(self, name: str) -> None:
         place = self._out.folder.place_of(name)
         try:
-            with remote.read_errors(place), open_stream(place) as file:
+            with remote.read_errors(place), storage.open_stream(place) as file:
                 index.check(file)
         except DamagedRecordError as error:
             self._tell(Finding("damaged", place, str(error), INDEX))
@@ -364,7 +352,8 @@ class _Check:
         """Tell of files that lie among those of shards, and that no finished shard has."""
         known = np.sort(np.frombuffer(self._known, np.uint64)) if self._known else np.zeros(0, np.uint64)
         folder = self._out.folder
-        for names in _in_pieces(self._tables()):
+        tables = self._tables()
+        while names := list(islice(tables, _AT_ONCE)):
             hashes = np.fromiter(map(_hash, names), np.uint64, len(names))
             at = np.minimum(np.searchsorted(known, hashes), max(0, len(known) - 1))
             is_known = known[at] == hashes if len(known) else np.zeros(len(names), bool)
@@ -475,7 +464,7 @@ def _damage_of(place: str, num_bytes: int, sha256: str | None, mend: str) -> Fin
         if now.num_bytes != num_bytes or not _is_file(place):
             return Finding("damaged", place, f"it has {now.num_bytes:,} bytes, and {num_bytes:,} were written", mend)
         if sha256 is not None:
-            why = "" if _sha256_of(place, now) == sha256 else "it is not what was written (sha256)"
+            why = "" if storage.sha256_at(place, num_bytes) == sha256 else "it is not what was written (sha256)"
         else:
             why = "" if not place.endswith(".parquet") or can_be_read(place) else "it cannot be read"
     except BeholderError as error:
@@ -485,14 +474,6 @@ def _damage_of(place: str, num_bytes: int, sha256: str | None, mend: str) -> Fin
 
 def _is_file(place: str) -> bool:
     return not locations.is_local(place) or storage.is_local_file(place)
-
-
-def _sha256_of(place: str, now: Entry) -> str:
-    digest = hashlib.sha256()
-    with remote.read_errors(place), open_stream(place, now.num_bytes) as file:
-        while piece := file.read(_PIECE_BYTES):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def _wrong_rows(place: str, name: str, result: ShardResult) -> Finding | None:
@@ -528,7 +509,7 @@ def _rows_in(place: str) -> int:
         with storage.open_parquet(place) as file:
             return int(file.metadata.num_rows)
     lines, is_quoted = 0, False
-    with remote.read_errors(place), open_stream(place) as stream:
+    with remote.read_errors(place), storage.open_stream(place) as stream:
         while piece := stream.read(_PIECE_BYTES):
             data = np.frombuffer(piece, np.uint8)
             inside = (np.cumsum(data == ord('"')) + is_quoted) % 2
@@ -539,14 +520,3 @@ def _rows_in(place: str) -> int:
 
 def _hash(name: str) -> int:
     return int.from_bytes(hashlib.blake2b(os.fsencode(name), digest_size=8).digest(), "little")
-
-
-def _in_pieces(names: Iterable[str]) -> Iterator[list[str]]:
-    piece: list[str] = []
-    for name in names:
-        piece.append(name)
-        if len(piece) == _AT_ONCE:
-            yield piece
-            piece = []
-    if piece:
-        yield piece

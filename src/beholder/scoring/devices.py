@@ -12,8 +12,8 @@ from pathlib import Path
 from beholder.errors import BeholderError, InputError
 from beholder.options import MOST_WORKERS, all_cores
 from beholder.scoring.hand_out import Died, Handle, Workforce
-from beholder.scoring.messages import Command, Job, Open
-from beholder.scoring.tower import Options
+from beholder.scoring.messages import Command, Open, with_options
+from beholder.scoring.options import Options
 from beholder.workers.child_process import ChildProcess, status_text
 
 _MODULE = "beholder.scoring.worker"
@@ -79,7 +79,7 @@ class ChildWorkers(Workforce):
         """Start the process of a device; it opens the tower there."""
         child = _Child(self, self._devices[number], number)
         self._started.append(child)
-        child.send(Open(self.share(options, number) if options is not None else None))
+        child.tell(Open(options))
         return child
 
     def share(self, options: Options, number: int) -> Options:
@@ -111,19 +111,10 @@ class _Child(Handle):
         self._reading = threading.Thread(target=self._read, name="beholder-read-worker", daemon=True)
         self._reading.start()
 
-    def begin(self, job: Job) -> None:
-        """Have it make the step, with the options of its device."""
-        options = self._workers.share(job.recipe.options, self._number)
-        self.send(replace(job, recipe=replace(job.recipe, options=options)))
-
-    def do(self, number: int) -> None:
-        """Have it do a shard."""
-        self.send(number)
-
-    def send(self, command: Command) -> None:
-        """Tell it something; where it is gone, its thread says so."""
+    def tell(self, command: Command) -> None:
+        """Tell it something, with the options of its device; where it is gone, its thread says so."""
         with contextlib.suppress(OSError):
-            self._connection.send(command)
+            self._connection.send(with_options(command, lambda options: self._workers.share(options, self._number)))
 
     def _read(self) -> None:
         with contextlib.suppress(EOFError, OSError):

@@ -16,7 +16,7 @@ from beholder import __version__, columns
 from beholder.columns import REASON_TEXT, RowStatus, score_column_names
 from beholder.errors import InputError
 from beholder.io.locations import natural_key
-from beholder.io.schemas import fit_table, merge_remarks, num_bytes_of, pieces_of
+from beholder.io.schemas import add_counts, fit_table, num_bytes_of, pieces_of
 from beholder.io.storage import content_sample
 from beholder.io.stream import GivenUp, Stream
 from beholder.kernels.scoring import RowScorer
@@ -80,7 +80,7 @@ def plan_scores(options: ScoreOptions, out: str, *, parts: Sequence[Part], read_
     )
     step = score_step(options, out, parts, read_options)
     recipe = Recipe(options=options, out=out, parts=list(parts), read_options=read_options)
-    return Plan(step=step, out=RunOutput(out), sources=options.sources, inputs=inputs, summary=summary, recipe=recipe)
+    return Plan(step=step, out=RunOutput(out), inputs=inputs, summary=summary, recipe=recipe)
 
 
 def score_step(options: ScoreOptions, out: str, parts: Sequence[Part], read_options: ReadOptions) -> ScoreStep:
@@ -272,18 +272,13 @@ class ScoreStep(Step):
         self.tally = Tally(
             self.shards, [PartSize(num_rows=part.num_rows, about_rows=part.detail.get("about_rows")) for part in self.parts]
         )
-        self._clock = StageClock("read", "score")
+        self.stages = StageClock("read", "score")
         self._changes = Changes()
         self._vanished: list[EarlierShard] = []
 
-    @property
-    def stages(self) -> StageClock:
-        """Where the time of this run went."""
-        return self._clock
-
     def waiting_for(self) -> str:
         """What takes most of the time lately: "read" or "score"; "" at first."""
-        return self._clock.slowest() if self.asked_elsewhere is None else self.asked_elsewhere()
+        return self.stages.slowest() if self.asked_elsewhere is None else self.asked_elsewhere()
 
     def knows_any(self, earlier: Sequence[EarlierShard]) -> bool:
         """Whether a part of an earlier run is among the inputs."""
@@ -353,11 +348,11 @@ class ScoreStep(Step):
         part = self.parts[shard.part]
         blocks = embedding_reader(part.kind).blocks(part, shard.start, shard.stop, self.read_options)
         while True:
-            with self._clock.measure("read"):
+            with self.stages.measure("read"):
                 block = next(blocks, None)
             if block is None:
                 return
-            with self._clock.measure("score"):
+            with self.stages.measure("score"):
                 found, states = self._scorer.score(block.embeddings, before_chunk=block.before_chunk)
             if block.statuses is not None:
                 bad = block.statuses != 0
@@ -380,7 +375,7 @@ class ScoreStep(Step):
                 for rows in self._labelled(shard, computed):
                     assert rows.labels is not None
                     labels, lost = fit_table(rows.labels, self.schema)
-                    merge_remarks(remarks, lost)
+                    add_counts(remarks, lost)
                     bad = {int(row): _REJECTS[rows.statuses[row]] for row in np.flatnonzero(rows.statuses)}
                     out.write(labels, rows.scores, bad)
                 if shard.stop is not None and out.num_read != shard.stop - shard.start:

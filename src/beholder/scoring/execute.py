@@ -13,13 +13,11 @@ from beholder.errors import BeholderError, InputError, OutputError
 from beholder.io import storage
 from beholder.notices import doing
 from beholder.scoreset.rejects import count_reasons, find_rejects
-from beholder.scoring import run
-from beholder.scoring.folder import RunFolder
 from beholder.scoring.messages import Job, Recipe
 from beholder.scoring.options import JobOptions, Share
 from beholder.scoring.output import RunOutput
 from beholder.scoring.reopen import FinishedResult
-from beholder.scoring.run import Step
+from beholder.scoring.run import OnDone, OtherInputsError, Run, Step, check_folder
 from beholder.scoring.shards import EarlierShard, Shard, ShardResult, fingerprint
 from beholder.scoring.summary import RunSummary
 from beholder.scoring.watch import Watch
@@ -35,7 +33,6 @@ class Plan:
     Attributes:
         step: the work.
         out: where its result goes.
-        sources: as the user named them, for messages.
         inputs: files that are read, which an output may not replace.
         summary: what is told of it: what is counted, the heads, warnings; the rest is filled in as it is done.
         recipe: for other processes that do its shards.
@@ -43,13 +40,12 @@ class Plan:
 
     step: Step
     out: RunOutput
-    sources: tuple[str, ...]
     inputs: list[str]
     summary: RunSummary
     recipe: Recipe
 
 
-HandOut = Callable[[Step, Job, Sequence[Shard], run.OnDone], None]
+HandOut = Callable[[Step, Job, Sequence[Shard], OnDone], None]
 """Has shards of a job done by other processes (`scoring.hand_out.HandOut.do`)."""
 
 
@@ -96,15 +92,16 @@ def execute(
             if _is_all_done(found, earlier, step, options):
                 return _as_it_is(plan, options, found, earlier, on_resume, watch)
             _check_may_go_on(plan, options, found, earlier)
-        run.check_folder(step, folder)
+        check_folder(step, folder)
         if options.part is not None and FinishedResult(out).needs_opening(step):
             raise _needs_whole(out)
-    do_pending = None if hand_out is None else partial(_do_elsewhere, plan, folder, options, hand_out)
     step.tally.on_progress = on_progress
+    do_pending = None if hand_out is None else partial(_do_elsewhere, plan, options, hand_out)
+    begun = Run(step=step, folder=folder, summary=summary, on_resume=on_resume, watch=watch, do_pending=do_pending)
     share = options.share()
     if share is not None:
-        return _execute_share(plan, folder, share, identity, on_resume, do_pending, watch)
-    return _execute_whole(plan, options, identity, earlier, on_resume, do_pending, watch)
+        return _execute_share(plan, share, identity, begun)
+    return _execute_whole(plan, options, identity, earlier, begun)
 
 
 def _is_all_done(found: FinishedResult, earlier: ShardResult, step: Step, options: JobOptions) -> bool:
@@ -146,35 +143,21 @@ def _check_may_go_on(plan: Plan, options: JobOptions, found: FinishedResult, ear
         )
 
 
-def _execute_whole(
-    plan: Plan,
-    options: JobOptions,
-    identity: str,
-    earlier: ShardResult | None,
-    on_resume: Callable[[int, int], None],
-    do_pending: run.DoPending | None,
-    watch: Watch,
-) -> RunSummary:
+def _execute_whole(plan: Plan, options: JobOptions, identity: str, earlier: ShardResult | None, begun: Run) -> RunSummary:
     """Do what is pending of all shards, and make the result of them. `earlier`: what is known of a result that is there."""
     step, out, summary, folder = plan.step, plan.out, plan.summary, plan.out.folder
-    watch.waiting("lock", folder.root)
+    begun.watch.waiting_for_lock(folder.root)
     with folder.locked():
         started = time.perf_counter()
         found = FinishedResult(out)
         is_opened = not options.overwrite and _open_again(out, found, step, identity, is_finished=earlier is not None)
         try:
-            results = run.run(
-                step,
-                folder,
-                summary,
-                on_resume,
-                watch,
-                do_pending=do_pending,
+            results = begun.do_all(
                 redo=_may_change if options.retry_rejects else None,
                 anew=options.overwrite,
                 keep_vanished=options.vanished == "keep",
             )
-        except run.OtherInputsError:
+        except OtherInputsError:
             if is_opened:
                 out.remove_work()
             raise
@@ -185,7 +168,7 @@ def _execute_whole(
         _add(summary, out, results.values())
         if summary.num_read == 0:
             out.discard()
-            raise InputError(f"{', '.join(plan.sources)}: zero {summary.unit}, nothing to {summary.verb}")
+            raise InputError(f"{', '.join(plan.recipe.options.sources)}: zero {summary.unit}, nothing to {summary.verb}")
         out.remove_leftovers(results.values())
         with doing(f"writing {out.out}"), step.stages.beside("join") if out.is_separate else contextlib.nullcontext():
             try:
@@ -195,7 +178,7 @@ def _execute_whole(
                     raise
         summary.seconds = time.perf_counter() - started
         if not out.is_separate:
-            watch.write_record(folder.root, summary)
+            begun.watch.write_record(folder.root, summary)
         out.remove_work()
     return _with_examples(summary)
 
@@ -211,28 +194,20 @@ def _open_again(out: RunOutput, found: FinishedResult, step: Step, identity: str
     return True
 
 
-def _execute_share(
-    plan: Plan,
-    folder: RunFolder,
-    share: Share,
-    identity: str,
-    on_resume: Callable[[int, int], None],
-    do_pending: run.DoPending | None,
-    watch: Watch,
-) -> RunSummary:
-    """Do one share of the shards; nothing is joined, and the summary is of the share. Raises OutputError as `run_share`."""
-    step, out, summary = plan.step, plan.out, plan.summary
-    watch.waiting("lock", folder.root)
+def _execute_share(plan: Plan, share: Share, identity: str, begun: Run) -> RunSummary:
+    """Do one share of the shards; nothing is joined, and the summary is of the share. Raises OutputError as `Run.do_share`."""
+    step, out, summary, folder = plan.step, plan.out, plan.summary, plan.out.folder
+    begun.watch.waiting_for_lock(folder.root)
     with folder.locked(is_shared=True):
         _check_unfinished(out, FinishedResult(out), step, identity)
         started = time.perf_counter()
-        results = run.run_share(step, folder, summary, on_resume, share, watch, do_pending=do_pending)
+        results = begun.do_share(share)
         summary.num_new, summary.num_bytes = step.tally.num_new, step.tally.num_bytes
         summary.part = f"{share} ({len(results):,} of {len(step.shards):,} shards)"
         _add(summary, out, results.values())
         summary.rejects, summary.seconds = None, time.perf_counter() - started
         if not out.is_separate:
-            watch.write_record(folder.root, summary)
+            begun.watch.write_record(folder.root, summary)
     return summary
 
 
@@ -269,19 +244,18 @@ def _needs_whole(out: RunOutput) -> OutputError:
 
 def _do_elsewhere(
     plan: Plan,
-    folder: RunFolder,
     options: JobOptions,
     hand_out: HandOut,
     pending: Sequence[Shard],
     aside: list[EarlierShard],
     done: list[EarlierShard],
-    on_done: run.OnDone,
+    on_done: OnDone,
 ) -> None:
     """Have pending shards done by other processes (`run.DoPending`)."""
     step = plan.step
     job = Job(
         recipe=plan.recipe,
-        folder=folder.root,
+        folder=plan.out.folder.root,
         fingerprint=fingerprint(step.options),
         options=dict(step.options),
         file_metadata=dict(step.file_metadata),

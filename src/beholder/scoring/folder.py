@@ -8,50 +8,50 @@ shard at a time, whose files are put to their place as soon as the shard is writ
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import os
 import posixpath
 import re
 import shutil
-import stat
-import tempfile
-import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from beholder import columns
-from beholder.columns import DONE_FOLDER, EARLIER_FOLDER, STAMP_FILE
-from beholder.errors import BeholderError, InputError, OutputError, reading_failed, writing_failed
-from beholder.io import crash, locations, places, processes, records, remote, storage
+from beholder.columns import EARLIER_FOLDER, STAMP_FILE
+from beholder.errors import BeholderError, InputError, OutputError, writing_failed
+from beholder.io import crash, places, records, storage
 from beholder.io.places import Entry
 from beholder.io.records import DamagedRecordError
-from beholder.io.remote_stream import open_stream
 from beholder.io.temporaries import is_of_the_dead
 from beholder.notices import say
 from beholder.scoring import index, lock
 from beholder.scoring.index import IndexedShard
-from beholder.scoring.shards import DamagedShardError, EarlierShard, Shard, ShardResult, is_shard_file
+from beholder.scoring.listed_folder import ListedFolder, remove_empty
+from beholder.scoring.shards import (
+    DamagedShardError,
+    EarlierShard,
+    Shard,
+    ShardResult,
+    is_shard_file,
+    marker_of,
+    shard_of_marker,
+)
 
 _AGAIN = "run the same command again, and its shard is redone"
-_CHECKERS = 8
-"""Threads that read finished shards again; hashing and reading run side by side."""
-_MARKER_START, _MARKER_END = f"{DONE_FOLDER}/", ".json"
 _BESIDE = f"{columns.EMBEDDINGS_FOLDER}/{STAMP_FILE}"
 """What a step writes once beside its shards' files: the stamp of embeddings that are kept beside scores."""
 _SET_ASIDE = re.compile(r"\d{5}")
 """Folders below `EARLIER_FOLDER`; the last one counts before the others. One without a record is not finished."""
 _SET_ASIDE_FILES = re.compile(rf"{EARLIER_FOLDER}/(?:{_SET_ASIDE.pattern}|new)/.*", re.DOTALL)
+_SET_ASIDE_AT_ONCE = 100
+"""Shards."""
 _TEMPORARY = re.compile(r"(?:.*/)?\.beholder-[^/]*\.tmp")
+"""Files that are being written, or were when their run was killed."""
 _STRAY_S = 600.0
 """A half-written file that has not been touched for so long is of a run that was killed."""
 _LOCKS = re.compile(rf"{re.escape(lock.LOCK_FILE)}|{re.escape(lock.LEASE_FILE)}|{re.escape(lock.PARTS_FOLDER)}/.+", re.DOTALL)
 """Files that say who works in the folder."""
-_PROBE = re.compile(r"\.lease-probe-[0-9a-f]+")
-"""What earlier versions wrote to learn the time of a server, and left when they were killed."""
 
 
 class ShardWriter(Protocol):
@@ -67,21 +67,7 @@ class ShardWriter(Protocol):
         """Write the shard's files below a local folder, each whole or not at all."""
 
 
-@dataclass
-class NewFile:
-    """A file of a run's folder while it is made.
-
-    Attributes:
-        path: where it is to be written.
-        num_bytes, sha256: once it has been.
-    """
-
-    path: Path
-    num_bytes: int = 0
-    sha256: str = ""
-
-
-class RunFolder:
+class RunFolder(ListedFolder):
     """A folder with a run's record, done-markers and whatever its step writes.
 
     Several processes may have one of the same folder, and write shards there at once.
@@ -91,28 +77,12 @@ class RunFolder:
     """
 
     def __init__(self, root: str | Path) -> None:
-        self.root = os.fspath(root).rstrip("/") or "/"
-        self.is_local = locations.is_local(self.root)
-        if self.is_local:
-            self.root = str(locations.local_path(self.root))
-        self._listed: dict[str, Entry] | None = None
-        self._scratch: tempfile.TemporaryDirectory[str] | None = None
-        self._turn = threading.RLock()
+        super().__init__(root)
         self._waiting: list[IndexedShard] = []
         self._waiting_since = time.monotonic()
         self._segments: list[tuple[str, int]] = []
         self._beside: bytes | None = None
         self._is_removed = self._is_shared = self._is_alone = self._is_inner = False
-
-    @property
-    def path(self) -> Path:
-        """A local folder's path."""
-        assert self.is_local, f"{self.root} is no folder of this machine"
-        return Path(self.root)
-
-    def place_of(self, name: str) -> str:
-        """The path or URL of a file by its name in the folder."""
-        return f"{self.root}/{name}"
 
     def below(self, name: str) -> RunFolder:
         """A folder in it, which holds shards as well."""
@@ -124,33 +94,6 @@ class RunFolder:
         return found
 
     # What is there.
-
-    def look(self) -> None:
-        """Have the next question about what is there be answered by a new listing."""
-        with self._turn:
-            self._listed = None
-
-    def names(self) -> Mapping[str, Entry]:
-        """Every file, by its name in the folder: as it was when that was first asked, and what has been written since."""
-        with self._turn:  # a copy, since other threads may write
-            return dict(self._looks())
-
-    def times(self) -> dict[str, float | None]:
-        """When every file was written last, by its name, by a new listing; in seconds since 1970, None where nothing says."""
-        found = list(places.listing_with_times(self.root))
-        with self._turn:
-            self._listed = {name: entry for name, entry, _ in found}
-        return {name: written for name, _, written in found}
-
-    def _looks(self) -> dict[str, Entry]:
-        with self._turn:
-            if self._listed is None:
-                self._listed = places.listing(self.root)
-            return self._listed
-
-    def exists(self) -> bool:
-        """Whether there is such a folder."""
-        return self.path.is_dir() if self.is_local else storage.is_folder(self.root)
 
     def holds_something(self) -> bool:
         """Whether any file but a lock and half-written ones is in it, or below it."""
@@ -164,10 +107,6 @@ class RunFolder:
         """Whether nothing is there but what a run leaves that is killed once it has removed itself: its lock, a bare folder."""
         return self.exists() and not self.holds_something()
 
-    def read(self, name: str) -> bytes | None:
-        """A small file's bytes, None where there is none. Raises InputError."""
-        return places.read_all(self.place_of(name))
-
     def read_record(self) -> dict[str, Any] | None:
         """The record of an earlier run, or None. Raises OutputError when it is damaged."""
         data = self.read(STAMP_FILE)
@@ -175,8 +114,7 @@ class RunFolder:
             return None
         try:
             record = records.parse(data)
-            if not isinstance(record.get("options", {}), dict):
-                raise DamagedRecordError("options is no JSON object")
+            records.json_object(record.get("options", {}), "options is")
         except DamagedRecordError as error:
             place = self.place_of(STAMP_FILE)
             raise OutputError(f"{place} is damaged: {error}; restore it, or use --overwrite to start anew") from None
@@ -207,7 +145,7 @@ class RunFolder:
 
     def write_record(self, record: Mapping[str, Any]) -> None:
         """Write the record, whole or not at all."""
-        self._put(STAMP_FILE, records.sealed(record, indent=2))
+        self.put(STAMP_FILE, records.sealed(record, indent=2))
 
     def begin_record(self, record: Mapping[str, Any]) -> None:
         """Write the record where there is none: of several that begin at once the first one's stays."""
@@ -216,8 +154,7 @@ class RunFolder:
 
     def finished_names(self) -> set[str]:
         """Names of the shards that have a done-marker."""
-        start, end = len(_MARKER_START), len(_MARKER_END)
-        return {name[start:-end] for name in self.names() if _is_marker(name)}
+        return {shard for name in self.names() if (shard := shard_of_marker(name)) is not None}
 
     def named_files(self, shard: str) -> list[str]:
         """Files that bear the name of this shard, relative to the folder."""
@@ -276,14 +213,9 @@ class RunFolder:
                 self._note_as_listed(read)
             return read
 
-        unknown = [name for name in names if name not in known]
-        with contextlib.ExitStack() as opened:
-            read: Iterator[EarlierShard | DamagedShardError | None] = iter(())
-            if unknown:
-                checkers = opened.enter_context(ThreadPoolExecutor(_CHECKERS, thread_name_prefix="beholder-check"))
-                read = checkers.map(look, unknown)
-            for name in names:
-                yield look(name) if name in known else next(read)
+        read = places.in_threads(look, [name for name in names if name not in known])
+        for name in names:
+            yield look(name) if name in known else next(read)
 
     def marked_shards(self, names: Sequence[str]) -> Iterator[EarlierShard | None]:
         """Shards by their done-markers, or as the index has them, in order; None for a marker that is damaged or has gone.
@@ -309,24 +241,10 @@ class RunFolder:
             now = places.entry_of(place) if self.is_local else self._looks().get(name)
             if now is None or now.num_bytes != num_bytes or (self.is_local and not Path(place).is_file()):
                 raise DamagedShardError(f"{place} is gone or of another size than was written; {_AGAIN}")
-            if name in result.sha256 and self.sha256_of(name, num_bytes) != result.sha256[name]:
+            if name in result.sha256 and storage.sha256_at(place, num_bytes) != result.sha256[name]:
                 raise DamagedShardError(f"{place} is damaged: it is not what was written (sha256); {_AGAIN}")
             if name not in result.sha256 and name.endswith(".parquet") and not can_be_read(place):
                 raise DamagedShardError(f"{place} is damaged: it cannot be read; {_AGAIN}")
-
-    def sha256_of(self, name: str, num_bytes: int) -> str:
-        """Lower-case hex sha256 of a file of so many bytes, which is read for it."""
-        place = self.place_of(name)
-        if self.is_local:
-            try:
-                return storage.sha256_of(Path(place))
-            except OSError as error:
-                raise reading_failed(place, error) from error
-        digest = hashlib.sha256()
-        with remote.read_errors(place), open_stream(place, num_bytes) as file:
-            while piece := file.read(1 << 20):
-                digest.update(piece)
-        return digest.hexdigest()
 
     # The index.
 
@@ -363,9 +281,8 @@ class RunFolder:
     def note(self, done: IndexedShard) -> None:
         """Know of a shard that is finished, by this process or another one, and have it stand in the index, soon."""
         shard = done.shard
+        self._note_looks({marker_of(shard.name): done.marker, **done.files})
         with self._turn:
-            if self._listed is not None:
-                self._listed |= {marker_of(shard.name): done.marker, **done.files}
             if self._is_inner:  # what is set aside goes soon, and who removes it would not know of an index
                 return
             if set(shard.result.sha256) != set(shard.result.files):  # of an older version: to be looked at each time
@@ -388,7 +305,7 @@ class RunFolder:
                 shards = {one.shard.name: one for name in merged for one in self._in_segment(name)}
                 shards |= {one.shard.name: one for one in self._waiting}
                 name = index.new_segment()
-                self._put(name, index.pack(list(shards.values())))
+                self.put(name, index.pack(list(shards.values())))
                 crash.reach("index written")
                 self.remove(merged)
             except BeholderError as error:
@@ -442,28 +359,6 @@ class RunFolder:
         finally:
             shutil.rmtree(place, ignore_errors=True)
 
-    def _scratch_folder(self) -> Path:
-        """A local folder of this process, for a remote run."""
-        with self._turn:
-            if self._scratch is None:
-                _remove_abandoned(self._scratch_start)
-                start = f"{self._scratch_start}{os.getpid()}-"
-                try:
-                    self._scratch = tempfile.TemporaryDirectory(prefix=start, ignore_cleanup_errors=True)
-                except OSError as error:
-                    raise writing_failed(tempfile.gettempdir(), error) from error
-            return Path(self._scratch.name)
-
-    @property
-    def _scratch_start(self) -> str:
-        """How names of such folders begin, also for what is set aside in a run; the number of their process follows.
-
-        Several machines may share the folder that they are in (TMPDIR on a shared disk), and each knows its own processes.
-        """
-        run = self.root.split(f"/{EARLIER_FOLDER}/")[0]
-        digests = [hashlib.sha256(text.encode()).hexdigest() for text in (run, processes.name_of_machine())]
-        return f"beholder-shard-{digests[0][:12]}-{digests[1][:12]}-"
-
     def mark_finished(
         self, shard: Shard, result: ShardResult, run_fingerprint: str, models: Sequence[str], place: Path | None = None
     ) -> IndexedShard:
@@ -475,36 +370,25 @@ class RunFolder:
         result = replace(result, sha256={name: storage.sha256_of(place / name) for name in result.files})
         looks: dict[str, Entry] = {}
         for name in result.files:
-            looks[name] = self._arrived(name, place / name)
+            looks[name] = self.put_written(name, place / name)
         beside = place / _BESIDE
         if not self.is_local and beside.is_file() and beside.read_bytes() != self._beside:
-            self._arrived(_BESIDE, beside)
+            self.put_written(_BESIDE, beside)
             self._beside = beside.read_bytes()
         crash.reach("shard placed")
         done = EarlierShard(self.root, shard.name, shard.identity, result, run_fingerprint, tuple(models))
         return self._marked(done, looks)
 
-    def _arrived(self, name: str, source: Path) -> Entry:
-        """Have a file that was written at its place; how it looks there."""
-        if not self.is_local:
-            found = places.put_file(self.place_of(name), source)
-        else:
-            found = places.entry_of(self.place_of(name)) or Entry(0, "")
-        with self._turn:
-            if self._listed is not None:
-                self._listed[name] = found
-        return found
-
     def _marked(self, done: EarlierShard, looks: Mapping[str, Entry]) -> IndexedShard:
         """Write a done-marker."""
         assert all(is_shard_file(name, done.name) for name in done.result.files), f"strange names: {done.result.files}"
-        marker = self._put(marker_of(done.name), records.sealed(done.to_json()))
+        marker = self.put(marker_of(done.name), records.sealed(done.to_json()))
         crash.reach("shard done")
         return IndexedShard(done, marker, looks)
 
     def mark_again(self, done: EarlierShard) -> None:
         """Write the marker of a shard whose files are there, with the checksums that it names."""
-        self._put(marker_of(done.name), records.sealed(done.to_json()))
+        self.put(marker_of(done.name), records.sealed(done.to_json()))
 
     def keep_beside(self, name: str, record: Mapping[str, Any], results: Iterable[ShardResult]) -> None:
         """Have a record beside shards' files, if any of them has such, where it is gone, damaged, or of other sources."""
@@ -514,39 +398,7 @@ class RunFolder:
         with contextlib.suppress(DamagedRecordError):
             if records.parse(self.read(name) or b"").get(columns.PICTURES) == record.get(columns.PICTURES):
                 return
-        self._put(name, records.sealed(record, indent=2))
-
-    def _put(self, name: str, data: bytes) -> Entry:
-        found = places.put_bytes(self.place_of(name), data)
-        with self._turn:
-            if self._listed is not None:
-                self._listed[name] = found
-        return found
-
-    @contextlib.contextmanager
-    def new_file(self, name: str) -> Iterator[NewFile]:
-        """Give a local path for a file that is written there, and has its place in the folder then."""
-        path = self.path / name if self.is_local else self._scratch_folder() / name.replace("/", "__")
-        made = NewFile(path)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            yield made
-            made.num_bytes, made.sha256 = path.stat().st_size, storage.sha256_of(path)
-            self._arrived(name, path)
-        except OSError as error:
-            raise writing_failed(self.place_of(name), error) from error
-        finally:
-            if not self.is_local:
-                path.unlink(missing_ok=True)
-
-    def remove(self, names: Iterable[str]) -> None:
-        """Delete files by their names in the folder. Raises OutputError."""
-        names = list(names)
-        places.remove_all([self.place_of(name) for name in names])
-        with self._turn:
-            if self._listed is not None:
-                for name in names:
-                    self._listed.pop(name, None)
+        self.put(name, records.sealed(record, indent=2))
 
     def forget(self, shard: str, names: Iterable[str]) -> None:
         """Take back the shard of this name: its marker first, then its files; names that no shard's file has are left alone."""
@@ -560,7 +412,7 @@ class RunFolder:
 
         For whoever has the folder's lock.
         """
-        names = [name for name in self.names() if _is_stray(name)]
+        names = [name for name in self.names() if _TEMPORARY.fullmatch(name)]
         if self._is_alone:
             names += [name for name in self.names() if name.startswith(f"{lock.PARTS_FOLDER}/")]
         elif self.is_local:
@@ -582,7 +434,7 @@ class RunFolder:
     def new_place_aside(self) -> RunFolder:
         """A new folder for shards that are set aside, with the record of the run that made them. Raises OutputError."""
         place = self._next_aside()
-        self._put(f"{place}/{STAMP_FILE}", self.read(STAMP_FILE) or b"{}\n")
+        self.put(f"{place}/{STAMP_FILE}", self.read(STAMP_FILE) or b"{}\n")
         return self.below(place)
 
     def _next_aside(self) -> str:
@@ -604,7 +456,7 @@ class RunFolder:
                 self.remove_set_aside()
             raise
         crash.reach("result opened")
-        self._put(f"{place}/{STAMP_FILE}", self.read(STAMP_FILE) or b"{}\n")
+        self.put(f"{place}/{STAMP_FILE}", self.read(STAMP_FILE) or b"{}\n")
         crash.reach("opened result set aside")
         self.look()
 
@@ -614,42 +466,22 @@ class RunFolder:
         Raises OutputError.
         """
         inside = place.root.removeprefix(f"{self.root}/")
-        if self.is_local:
-            for shard in earlier:
-                self._set_aside_here(shard, place)
-        else:
-            for low in range(0, len(earlier), 100):
-                self._set_aside_there(earlier[low : low + 100], place)
+        for low in range(0, len(earlier), _SET_ASIDE_AT_ONCE):
+            shards = earlier[low : low + _SET_ASIDE_AT_ONCE]
+            files = [name for shard in shards for name in shard.result.files]
+            markers = [marker_of(shard.name) for shard in shards]
+            places.copy_all([(self.place_of(name), place.place_of(name)) for name in files])
+            crash.reach("shard linked aside")
+            places.copy_all([(self.place_of(name), place.place_of(name)) for name in markers])
+            places.remove_all([self.place_of(name) for name in markers])
+            crash.reach("shard set aside")
+            places.remove_all([self.place_of(name) for name in files])
         with self._turn:
             listed = self._listed if self._listed is not None else {}
             for name in (name for shard in earlier for name in (*shard.result.files, marker_of(shard.name))):
                 if (one := listed.pop(name, None)) is not None:
                     listed[f"{inside}/{name}"] = one
         return [replace(shard, folder=place.root) for shard in earlier]
-
-    def _set_aside_here(self, shard: EarlierShard, place: RunFolder) -> None:
-        marker = marker_of(shard.name)
-        try:
-            for name in shard.result.files:
-                places.copy(self.place_of(name), place.place_of(name))
-            crash.reach("shard linked aside")
-            Path(place.place_of(marker)).parent.mkdir(parents=True, exist_ok=True)
-            Path(self.place_of(marker)).rename(place.place_of(marker))
-            crash.reach("shard set aside")
-            for name in shard.result.files:
-                Path(self.place_of(name)).unlink(missing_ok=True)
-        except OSError as error:
-            raise writing_failed(place.root, error) from error
-
-    def _set_aside_there(self, shards: Sequence[EarlierShard], place: RunFolder) -> None:
-        files = [name for shard in shards for name in shard.result.files]
-        markers = [marker_of(shard.name) for shard in shards]
-        places.copy_all([(self.place_of(name), place.place_of(name)) for name in files])
-        crash.reach("shard linked aside")
-        places.copy_all([(self.place_of(name), place.place_of(name)) for name in markers])
-        places.remove_all([self.place_of(name) for name in markers])
-        crash.reach("shard set aside")
-        places.remove_all([self.place_of(name) for name in files])
 
     def adopt(
         self, earlier: EarlierShard, shard: Shard, names: Sequence[str], run_fingerprint: str, models: Sequence[str]
@@ -662,12 +494,10 @@ class RunFolder:
         places.copy_all([(earlier.place_of(name), self.place_of(new)) for name, new in renamed.items()])
         was = earlier.result
         sums = {renamed[name]: digest for name, digest in was.sha256.items()}
-        sums = sums or {new: self.sha256_of(new, was.files[name]) for name, new in renamed.items()}
+        sums = sums or {new: storage.sha256_at(self.place_of(new), was.files[name]) for name, new in renamed.items()}
         result = replace(was, files={renamed[name]: size for name, size in was.files.items()}, sha256=sums)
         looks = {name: found for name in result.files if (found := places.entry_of(self.place_of(name))) is not None}
-        with self._turn:
-            if self._listed is not None:
-                self._listed.update(looks)
+        self._note_looks(looks)
         return self._marked(EarlierShard(self.root, shard.name, shard.identity, result, run_fingerprint, tuple(models)), looks)
 
     def remove_set_aside(self) -> None:
@@ -704,12 +534,7 @@ class RunFolder:
     def close(self) -> None:
         """Write the index, and let go of the local folder that shards were written into, and of those of workers."""
         self.save_index()
-        if not self.is_local:
-            _remove_abandoned(self._scratch_start)
-        with self._turn:
-            if self._scratch is not None:
-                self._scratch.cleanup()
-                self._scratch = None
+        super().close()
 
     def removed(self) -> None:
         """Be told that what is in the folder has been removed: nothing is written into it any more."""
@@ -717,23 +542,9 @@ class RunFolder:
             self._waiting, self._segments, self._is_removed = [], [], True
 
 
-def marker_of(shard: str) -> str:
-    """Where the done-marker of the shard of this name stands, relative to the run's folder."""
-    return f"{_MARKER_START}{shard}{_MARKER_END}"
-
-
-def _is_marker(name: str) -> bool:
-    return name.startswith(_MARKER_START) and name.endswith(_MARKER_END) and "/" not in name[len(_MARKER_START) :]
-
-
 def _is_passing(name: str) -> bool:
     """Whether a name in a run's folder is one that stands there only while a run works, or was killed."""
-    return bool(_LOCKS.fullmatch(name)) or _is_stray(name)
-
-
-def _is_stray(name: str) -> bool:
-    """Whether a name is one of a file that is being written, or was when its run was killed."""
-    return bool(_TEMPORARY.fullmatch(name) or _PROBE.fullmatch(name))
+    return bool(_LOCKS.fullmatch(name) or _TEMPORARY.fullmatch(name))
 
 
 def is_set_aside(name: str) -> bool:
@@ -743,26 +554,7 @@ def is_set_aside(name: str) -> bool:
 
 def is_own_file(name: str) -> bool:
     """Whether a name in a run's folder is one of a done-marker, of the index, or of a file that was not finished."""
-    return bool(_is_marker(name) or index.SEGMENT.fullmatch(name) or _TEMPORARY.fullmatch(name))
-
-
-def remove_empty(top: Path) -> None:
-    """Remove a local folder and those below it, as far as nothing is in them."""
-    inside = (path for path in top.rglob("*") if path.is_dir() and not path.is_symlink())
-    for path in [*sorted(inside, reverse=True), top]:
-        with contextlib.suppress(OSError):  # something is in it, or it is not there
-            path.rmdir()
-
-
-def _remove_abandoned(start: str) -> None:
-    """Remove local folders of this name that processes of this machine which are gone left."""
-    for path in Path(tempfile.gettempdir()).glob(f"{start}*"):
-        pid = path.name.removeprefix(start).split("-")[0]
-        with contextlib.suppress(OSError):
-            status = path.lstat()
-            is_own = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
-            if is_own and pid.isdecimal() and not processes.is_running(int(pid)):
-                shutil.rmtree(path, ignore_errors=True)
+    return bool(shard_of_marker(name) is not None or index.SEGMENT.fullmatch(name) or _TEMPORARY.fullmatch(name))
 
 
 def _in_the_same_folder(name: str, names: Sequence[str]) -> str:

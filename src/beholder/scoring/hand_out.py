@@ -13,11 +13,11 @@ from beholder.errors import BeholderError, InputError
 from beholder.io import places, writing
 from beholder.io.temporaries import own_name
 from beholder.notices import say
-from beholder.scoring.messages import Begun, Done, Failed, Job, Message, Note, Opened, Progress, Ready
+from beholder.scoring.messages import Begun, Command, Done, Failed, Job, Message, Note, Opened, Progress, Ready
+from beholder.scoring.options import Options
 from beholder.scoring.run import OnDone, Step
 from beholder.scoring.shards import Shard
 from beholder.scoring.summary import ShardCounts
-from beholder.scoring.tower import Options
 from beholder.scoring.watch import Watch
 
 MOST_TRIES = 3
@@ -46,12 +46,8 @@ class Handle(ABC):
     name: str
 
     @abstractmethod
-    def begin(self, job: Job) -> None:
-        """Have it make the step."""
-
-    @abstractmethod
-    def do(self, number: int) -> None:
-        """Have it do a shard."""
+    def tell(self, command: Command) -> None:
+        """Tell it something. Where it is gone, `Died` comes in the queue, and nothing is raised."""
 
     @abstractmethod
     def stop(self) -> None:
@@ -109,7 +105,7 @@ class _Place:
         is_opened: whether it has its tower.
         is_given_up: whether nobody is started here any more.
         waiting_for: what it waits for.
-        last_words: why the last one died.
+        last_death: why the last one died.
         probe: the file that it is to write into the run's folder.
     """
 
@@ -124,7 +120,7 @@ class _Place:
     num_deaths: int = 0
     is_given_up: bool = False
     waiting_for: str = ""
-    last_words: str = ""
+    last_death: str = ""
     probe: str = ""
 
 
@@ -243,7 +239,7 @@ class HandOut:
             if isinstance(message, Died):
                 self._died(place, message.why)
                 if place.is_given_up:
-                    raise BeholderError(f"no worker could be started: {place.last_words}")
+                    raise BeholderError(f"no worker could be started: {place.last_death}")
 
     def waiting_for(self) -> str:
         """What most workers wait for."""
@@ -283,8 +279,8 @@ class HandOut:
             for place in may_take:
                 self._top_up(place, shards)
             if all(place.is_given_up for place in self._places[:num_places]):
-                words = next(place.last_words for place in self._places if place.last_words)
-                raise BeholderError(f"no worker is left: {words}")
+                why = next(place.last_death for place in self._places if place.last_death)
+                raise BeholderError(f"no worker is left: {why}")
             try:
                 who, message = self._workforce.said.get(timeout=_LOOK_S)
             except queue.Empty:
@@ -341,7 +337,7 @@ class HandOut:
     def _begin(self, place: _Place, job: Job) -> None:
         assert place.handle is not None
         place.probe = own_name() if self._workforce.checks_visibility else ""
-        place.handle.begin(replace(job, probe=place.probe))
+        place.handle.tell(replace(job, probe=place.probe))
 
     def _take_probe(self, folder: str, place: _Place) -> bool:
         """Whether the file is here that a worker was to write; it is taken away."""
@@ -362,7 +358,7 @@ class HandOut:
         handle = place.handle
         assert handle is not None
         handle.stop()
-        place.last_words = f"{handle.name}: {why}"
+        place.last_death = f"{handle.name}: {why}"
         place.num_failed_starts += not place.is_ready
         place.num_deaths += 1
         place.handle, place.at_hand, place.is_ready = None, {}, False
@@ -372,10 +368,10 @@ class HandOut:
             place.is_given_up = True
             self._watch.worker_died(handle.name, why, is_replaced=False)
             times = "once" if place.num_deaths == 1 else f"{place.num_deaths} times in a row"
-            say(f"{place.last_words}; {times} without a shard done, so it is left out")
+            say(f"{place.last_death}; {times} without a shard done, so it is left out")
             return
         self._watch.worker_died(handle.name, why, is_replaced=True)
-        say(f"{place.last_words}; another one is started in its place")
+        say(f"{place.last_death}; another one is started in its place")
         self._start(place)
 
     def _top_up(self, place: _Place, shards: _Shards) -> None:
@@ -392,7 +388,7 @@ class HandOut:
             shards.waiting.remove(number)
             place.at_hand[number] = shards.sizes[number]
             place.rows_at_hand += shards.sizes[number]
-            place.handle.do(number)
+            place.handle.tell(number)
             if number in shards.tries:
                 return
 

@@ -7,6 +7,7 @@ write their own.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -35,7 +36,6 @@ _FORMAT = {"format": "beholder-index", "version": 1}
 _CHECKSUM = "sha256"
 _OF_DAMAGE: tuple[type[Exception], ...] = (pa.ArrowException, OSError, ValueError, ArithmeticError, LookupError)
 _OF_DAMAGE += (TypeError, AttributeError, AssertionError)
-"""What taking apart something else than a segment raises."""
 _BINS = re.compile(r"([1248]:\d{1,9}:[A-Za-z0-9+/]*=*)?")
 _PIECE_BYTES = 1 << 20
 
@@ -85,13 +85,8 @@ def pack(shards: Sequence[IndexedShard]) -> bytes:
 
 def unpack(data: bytes, folder: str) -> Iterator[IndexedShard]:
     """The shards of a segment, whose files lie in `folder`. Raises DamagedRecordError for one that is not what was written."""
-    try:
-        with pa.CompressedInputStream(pa.BufferReader(data), "zstd") as source:
-            text = source.read()
-        at = text.rstrip(b"\n").rfind(b"\n") + 1
-        if json_value(text[at:])[_CHECKSUM] != hashlib.sha256(memoryview(text)[:at]).hexdigest():
-            raise DamagedRecordError("its checksum (sha256) does not fit its contents")
-        lines = text[:at].splitlines()
+    with _damage():
+        lines = list(_lines(pa.BufferReader(data)))
         if json_value(lines[0]) != _FORMAT:
             raise DamagedRecordError("it is of another format or version")
         shared: list[Any] = []
@@ -101,27 +96,37 @@ def unpack(data: bytes, folder: str) -> Iterator[IndexedShard]:
                 shared.append(found)
             else:
                 yield _restored(found, shared, folder)
-    except DamagedRecordError:
-        raise
-    except _OF_DAMAGE as error:
-        raise DamagedRecordError(f"it is no segment of an index ({' '.join(str(error).split())[:100]})") from None
 
 
 def check(file: IO[bytes]) -> None:
     """Read a segment to its end, a piece at a time. Raises DamagedRecordError for one that is not what was written."""
+    with _damage():
+        for _ in _lines(pa.PythonFile(file, "r")):
+            pass
+
+
+def _lines(source: pa.NativeFile) -> Iterator[bytes]:
+    """The lines of a segment but the last one, their checksum. Raises DamagedRecordError at the end where that does not fit."""
     digest, rest = hashlib.sha256(), b""
+    with pa.CompressedInputStream(source, "zstd") as unpacked:
+        while piece := unpacked.read(_PIECE_BYTES):
+            rest += piece
+            at = rest.rstrip(b"\n").rfind(b"\n") + 1
+            digest.update(rest[:at])
+            yield from rest[:at].splitlines()
+            rest = rest[at:]
+    if json_value(rest)[_CHECKSUM] != digest.hexdigest():
+        raise DamagedRecordError("its checksum (sha256) does not fit its contents")
+
+
+@contextlib.contextmanager
+def _damage() -> Iterator[None]:
+    """Turn what taking apart something else than a segment raises into a DamagedRecordError."""
     try:
-        with pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd") as source:
-            while piece := source.read(_PIECE_BYTES):
-                rest += piece
-                at = rest.rstrip(b"\n").rfind(b"\n") + 1
-                digest.update(rest[:at])
-                rest = rest[at:]
-        if json_value(rest)[_CHECKSUM] != digest.hexdigest():
-            raise DamagedRecordError("its checksum (sha256) does not fit its contents")
+        yield
     except DamagedRecordError:
         raise
-    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+    except _OF_DAMAGE as error:
         raise DamagedRecordError(f"it is no segment of an index ({' '.join(str(error).split())[:100]})") from None
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from beholder.errors import BeholderError
 from beholder.scoring.index import IndexedShard
-from beholder.scoring.options import EmbedOptions, ScoreOptions
+from beholder.scoring.options import Options
 from beholder.scoring.shards import EarlierShard
 from beholder.scoring.summary import ShardCounts
 from beholder.sources.reader import ReadOptions
@@ -29,7 +29,7 @@ class Recipe:
         read_options: how embeddings are read; None where the parts are pictures.
     """
 
-    options: ScoreOptions | EmbedOptions
+    options: Options
     out: str
     parts: Sequence[Any]
     tower: TowerFacts | None = None
@@ -122,8 +122,18 @@ Message = Note | Opened | Ready | Begun | Progress | Done | Failed
 class Open:
     """Asks for `ShardWorker.open`."""
 
-    options: ScoreOptions | EmbedOptions | None
+    options: Options | None
 
 
 Command = Open | Job | int
-"""What is sent to a worker over its socket: a number is a shard."""
+"""What a worker is told: a number is a shard."""
+
+
+def with_options(command: Command, changed: Callable[[Options], Options]) -> Command:
+    """The command with its options, if it has any, made those of one worker."""
+    match command:
+        case Open(options) if options is not None:
+            return Open(changed(options))
+        case Job(recipe=recipe):
+            return replace(command, recipe=replace(recipe, options=changed(recipe.options)))
+    return command

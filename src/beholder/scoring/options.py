@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import posixpath
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from beholder import columns
@@ -21,6 +22,7 @@ from beholder.options import (
     check_threads,
     check_timeout,
     check_workers,
+    flag_names,
     option,
     threads_option,
 )
@@ -45,6 +47,16 @@ class Share:
 
     number: int
     count: int
+
+    @property
+    def name(self) -> str:
+        """As `--part` names it."""
+        return f"{self.number}/{self.count}"
+
+    def file_for(self, path: str) -> str:
+        """Where this part writes in place of a file that all parts are given."""
+        pure = PurePosixPath(path)
+        return str(pure.with_name(f"{pure.stem}.part-{self.number}-of-{self.count}{pure.suffix}"))
 
     def __str__(self) -> str:
         return f"part {self.number} of {self.count}"
@@ -173,7 +185,7 @@ class JobOptions:
                 "--overwrite, --retry-rejects and --vanished keep are for the whole: run the command once without --part"
             )
         if (share := self.share()) is not None:  # in other processes "slurm" would be something else
-            object.__setattr__(self, "part", f"{share.number}/{share.count}")
+            object.__setattr__(self, "part", share.name)
         of_ray = {"--address": self.address, "--actors": self.actors, "--actor-resources": self.actor_resources}
         idle = [flag for flag, value in of_ray.items() if value is not None]
         if idle and self.engine != "ray":
@@ -246,7 +258,7 @@ class PictureOptions:
         """Flags of this class that were given another value than their default; `--backbone` does not count."""
         named = (item for item in fields(PictureOptions) if item.name != "backbone")
         changed = [item for item in named if getattr(self, item.name) != item.default]
-        return [item.metadata.get("flag", ("--" + item.name.replace("_", "-"),))[0] for item in changed]
+        return [flag_names(item)[0] for item in changed]
 
     def check(self) -> None:
         """Raise InputError for what cannot work, before anything is loaded."""
@@ -332,12 +344,13 @@ class EmbedOptions(PictureOptions, JobOptions):
 
     def pixels(self, size_px: int) -> PixelOptions:
         """Which pixels these options ask for, for a tower of `size_px`. Raises InputError."""
-        return PixelOptions(
-            preset=self.preset, size_px=size_px, crop=self.crop, decoder=self.decoder, max_pixels=self.max_pixels
-        )
+        return replace(super().pixels(size_px), crop=self.crop)
 
 
-def source_options(options: ScoreOptions | EmbedOptions) -> SourceOptions:
+Options = ScoreOptions | EmbedOptions
+
+
+def source_options(options: Options) -> SourceOptions:
     """How the pictures of a job are read."""
     return SourceOptions(
         columns=("*",) if options.columns is None else options.columns,

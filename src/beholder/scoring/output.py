@@ -13,11 +13,11 @@ from beholder import columns
 from beholder.errors import OutputError, writing_failed
 from beholder.io import crash, locations, places, records, remote, storage, writing
 from beholder.io.records import DamagedRecordError
-from beholder.io.remote_stream import open_stream
 from beholder.scoring import files
-from beholder.scoring.folder import RunFolder, is_own_file, marker_of, remove_empty
+from beholder.scoring.folder import RunFolder, is_own_file
+from beholder.scoring.listed_folder import remove_empty
 from beholder.scoring.run import Step
-from beholder.scoring.shards import DamagedShardError, ShardResult, is_shard_file
+from beholder.scoring.shards import DamagedShardError, ShardResult, is_shard_file, marker_of
 from beholder.scoring.summary import RunSummary
 from beholder.scoring.watch import is_run_file
 
@@ -38,8 +38,6 @@ _PLACING, _REPLACED = "placing", "replaced"
 """In the folder of shards: kept embeddings on their way to their place, and those that were there before."""
 _PLACING_STAMP = ".beholder-placing.json"
 """In a remote folder of kept embeddings, in place of the stamp, while they are on their way."""
-_ZIP_OF_BEFORE = f"{columns.INPUTS_FOLDER}.zip"
-"""What earlier versions uploaded beside the shards of a remote folder, in place of `_inputs` and done-markers."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +61,8 @@ EMBEDDINGS = Product(
     (columns.IMAGES_FOLDER, columns.METADATA_FOLDER, columns.EMBEDDINGS_FOLDER),
 )
 SCORES = Product("scores", columns.SCORE_SET_FORMAT, (columns.SCORES_FOLDER,))
+PRODUCTS = {product.format: product for product in (SCORES, EMBEDDINGS)}
+"""By the `format` of their records."""
 
 
 class RunOutput:
@@ -104,10 +104,11 @@ class RunOutput:
         if self.kind == "folder":
             base = out.rstrip("/")
             self.rejects, self.kept_embeddings = f"{base}/{columns.REJECTS_FOLDER}", f"{base}/{columns.EMBEDDINGS_FOLDER}"
-            self.sidecar, self.inputs = f"{base}/{columns.STAMP_FILE}", f"{base}/{_ZIP_OF_BEFORE}"
+            self.sidecar = f"{base}/{columns.STAMP_FILE}"
         else:
             self.rejects, self.kept_embeddings = out + columns.REJECTS_SUFFIX, f"{out}.{columns.EMBEDDINGS_FOLDER}"
-            self.sidecar, self.inputs = out + columns.SIDECAR_SUFFIX, out + columns.INPUTS_SUFFIX
+            self.sidecar = out + columns.SIDECAR_SUFFIX
+        self.inputs = out + columns.INPUTS_SUFFIX
         place = str(locations.local_path(out)) if self.is_local else out
         self.work = place if self.kind == "folder" else place + columns.PARTIAL_SUFFIX
         self.folder = RunFolder(self.work)
@@ -144,7 +145,7 @@ class RunOutput:
         own: list[str] = []
         strange: list[str] = []
         folders = tuple(f"{name}/" for name in self._folders)
-        found = (name for name in self.folder.names() if name.startswith(folders) or name == _ZIP_OF_BEFORE)
+        found = (name for name in self.folder.names() if name.startswith(folders))
         for name in sorted(name for name in found if name not in known):
             path = PurePosixPath(name)
             is_named = is_shard_file(name) and (by_name or path.stem in finished)
@@ -193,13 +194,7 @@ class RunOutput:
         if storage.is_folder(self.out):
             raise OutputError(f"{self.out} is a folder; choose another output, or a name without such an ending")
         data = places.read_all(self.sidecar)
-        if data is None:
-            return
-        try:
-            is_ours = _is_record(records.parse(data))
-        except DamagedRecordError:
-            is_ours = records.looks_ours(data)
-        if not is_ours:
+        if data is not None and not is_of_run(data):
             raise OutputError(f"{self.sidecar} is in the way of the record and is not ours; move it, or choose another output")
 
     def damaged(self, error: DamagedRecordError) -> OutputError:
@@ -328,7 +323,7 @@ class RunOutput:
                     if data is not None:
                         member.write(data)
                         continue
-                    with remote.read_errors(place), open_stream(place, size) as file:
+                    with remote.read_errors(place), storage.open_stream(place, size) as file:
                         shutil.copyfileobj(file, member)
         return self._published(self.inputs)
 
@@ -489,30 +484,30 @@ class Published:
     @classmethod
     def from_json(cls, record: Any) -> Published:
         """Restore what `to_json` wrote. Raises DamagedRecordError."""
-        fields = _object(record)
+        fields = records.json_object(record, "files are")
         num_bytes, sha256 = records.whole_number(fields.get("bytes"), "the size of a file"), fields.get("sha256")
         if not isinstance(sha256, str | None):
             raise DamagedRecordError("a checksum is no text")
         return cls(num_bytes, sha256)
 
 
-def _object(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise DamagedRecordError("files are no JSON object")
-    return value
+def is_of_run(data: bytes) -> bool:
+    """Whether a record, damaged or not, is one of a run, not a stamp that somebody has written by hand."""
+    if not records.looks_ours(data):
+        return False
+    try:
+        return _is_record(records.parse(data))
+    except DamagedRecordError:
+        return True
 
 
 def _is_record(record: Mapping[str, Any]) -> bool:
-    """Whether it is the record of a run, not a stamp that somebody has written by hand."""
-    formats = (columns.SCORE_SET_FORMAT, columns.EMBEDDINGS_FORMAT)
-    return record.get("format") in formats and isinstance(record.get("options"), dict)
+    return record.get("format") in PRODUCTS and isinstance(record.get("options"), dict)
 
 
 def _is_by_us(place: str, inside: str) -> bool:
     """Whether a file in a run's folder, at `inside` relative to it, is one of a run, by its name and its first bytes."""
     name = PurePosixPath(inside)
-    if inside == _ZIP_OF_BEFORE:
-        return is_packed(storage.read_range(place, 0, 64))
     if name.name == columns.STAMP_FILE and str(name.parent) in (columns.EMBEDDINGS_FOLDER, "."):
         data = storage.read_range(place, 0, storage.size(place))
         return records.looks_ours(data)

@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from beholder.errors import BeholderError
 from beholder.io.locations import is_local, local_path
-from beholder.io.schemas import merge_remarks
+from beholder.io.schemas import add_counts
 from beholder.pixels.picture import PixelOptions, Trait
 from beholder.scoring.pictures_shard import (
     EarlierRows,
@@ -99,7 +99,7 @@ class PictureStep(Step):
         self.shards = plan_shards(self.parts, _identity, shard_rows)
         self.product.use_columns(picture_labels_schema(self.parts, source))
         self.schema, self.provenance, self.file_metadata = product.schema, product.provenance, product.file_metadata
-        self.models = [record["tower sha256"], *product.models]
+        self.beside, self.models = product.beside, [record["tower sha256"], *product.models]
         self.options = {
             **record,
             **product.options,
@@ -111,7 +111,7 @@ class PictureStep(Step):
         self.names_files = any(part.kind == "table" for part in self.parts)
         self._by_name = {part.name: part for part in self.parts}
         self.tally = Tally(self.shards, [_size(part) for part in self.parts])
-        self._clock = StageClock("decode", "tower")
+        self.stages = StageClock("decode", "tower")
         self._pool: DecodePool | None = None
         self._kept_open: contextlib.ExitStack | None = None
         self._slower_half = "decode"
@@ -124,16 +124,6 @@ class PictureStep(Step):
         super().use_columns(recorded)
         self.product.schema = self.schema
 
-    @property
-    def beside(self) -> Mapping[str, Mapping[str, Any]]:
-        """The stamp of embeddings that are kept beside scores."""
-        return self.product.beside
-
-    @property
-    def stages(self) -> StageClock:
-        """Where the time of this run went."""
-        return self._clock
-
     def waiting_for(self) -> str:
         """The stage that the device has lately waited for, or "tower" when it is busy; "" at first.
 
@@ -141,7 +131,7 @@ class PictureStep(Step):
         """
         if self.asked_elsewhere is not None:
             return self.asked_elsewhere()
-        stage, pool = self._clock.slowest(), self._pool
+        stage, pool = self.stages.slowest(), self._pool
         if stage == "decode":
             stage = self._slower_half if pool is None else pool.stats.slowest
         if stage == "read" and self._is_remote:
@@ -168,13 +158,13 @@ class PictureStep(Step):
             if pool is None:
                 pool = (self._kept_open or stack).enter_context(self._new_pool(self.engine))
             self._pool = pool
-            batches = _Batches(self.engine, pool, self.product, self._clock)
+            batches = _Batches(self.engine, pool, self.product, self.stages)
             groups = pool.map_groups(self._work(shards, opened))
             with contextlib.closing(groups):  # type: ignore[type-var]
                 while True:
                     group = None
                     try:
-                        with self._clock.measure("decode"):
+                        with self.stages.measure("decode"):
                             group = next(groups, None)
                     except BeholderError as error:
                         failed = error
@@ -275,10 +265,6 @@ class PictureStep(Step):
                 return True
         return False
 
-    def can_redo(self, earlier: EarlierShard) -> bool:
-        """Whether what was found of each of its pictures is known."""
-        return has_inputs(earlier)
-
     def take_earlier(self, earlier: Sequence[EarlierShard], done: Sequence[EarlierShard], *, retry: bool) -> None:
         """Take over what earlier runs found of the pictures that have not changed."""
         usable = [shard for shard in earlier if has_inputs(shard)]
@@ -343,7 +329,7 @@ class PictureStep(Step):
             assert len(block.refs) == block.labels.num_rows, "a source gave labels for other pictures"
             current.labels.append(block.labels)
             current.late += [block.late] if block.late is not None else []
-            merge_remarks(current.remarks, block.remarks)
+            add_counts(current.remarks, block.remarks)
             paths, states = self._inputs(shard, block, row)
             current.rows += [PictureRow(path, *state) for path, state in zip(paths, states.tolist(), strict=True)]
             known = [None] * len(paths) if self._earlier is None else self._earlier.find(paths, states, current.noted)

@@ -19,12 +19,12 @@ from beholder.pixels.picture import PixelOptions, Trait
 from beholder.scoring.execute import Plan
 from beholder.scoring.files import WriteOptions
 from beholder.scoring.messages import Recipe
-from beholder.scoring.options import EmbedOptions, ScoreOptions, source_options
+from beholder.scoring.options import Options, ScoreOptions, source_options
 from beholder.scoring.output import EMBEDDINGS, RunOutput
 from beholder.scoring.picture_step import PictureStep
 from beholder.scoring.pictures_shard import PictureProduct
 from beholder.scoring.summary import SETTLED_BY, RunSummary
-from beholder.scoring.tower import OpenTower, Options, TowerFacts, open_engine, pixels_for
+from beholder.scoring.tower import OpenTower, TowerFacts, open_engine, pixels_for
 from beholder.sources.find import find_only_pictures
 from beholder.sources.reader import PicturePart
 from beholder.sources.sampling import count_traits
@@ -37,31 +37,17 @@ _MOST_SOURCES = 1000
 """Of more sources (every file of a folder by the shell) no list is kept in the record; their samples are their paths."""
 
 
-def plan_scores(
-    options: ScoreOptions, out: str, *, parts: Sequence[PicturePart] | None = None, open_tower: OpenTower | None = None
+def plan_pictures(
+    options: Options, out: str, *, parts: Sequence[PicturePart] | None = None, open_tower: OpenTower | None = None
 ) -> Plan:
-    """The plan of `beholder score PICTURES`, of `parts` where the sources have been looked into already.
+    """The plan of `beholder score PICTURES` and `embed`, of `parts` where the sources have been looked into already.
 
     Raises BeholderError; nothing has been written by then.
     """
-    return _plan(options, out, parts, open_tower)
-
-
-def plan_embeddings(
-    options: EmbedOptions, out: str, *, parts: Sequence[PicturePart] | None = None, open_tower: OpenTower | None = None
-) -> Plan:
-    """The plan of `beholder embed`, of `parts` where the sources have been looked into already.
-
-    Raises BeholderError; nothing has been written by then.
-    """
-    return _plan(options, out, parts, open_tower)
-
-
-def _plan(options: Options, out: str, known: Sequence[PicturePart] | None, open_tower: OpenTower | None) -> Plan:
     heads, keep = heads_of(options), _what_is_kept(options, out)
     source = source_options(options)
     with doing("looking at the sources"):
-        parts = find_only_pictures(options.sources, source) if known is None else list(known)
+        parts = find_only_pictures(options.sources, source) if parts is None else list(parts)
     output = _output_of(options, out)
     inputs = [part.path for part in parts]
     output.refuse_inputs(inputs)
@@ -86,7 +72,7 @@ def _plan(options: Options, out: str, known: Sequence[PicturePart] | None, open_
     )
     step = picture_step(options, out, parts, tower, engine)
     recipe = Recipe(options=options, out=out, parts=parts, tower=tower)
-    return Plan(step=step, out=output, sources=options.sources, inputs=inputs, summary=summary, recipe=recipe)
+    return Plan(step=step, out=output, inputs=inputs, summary=summary, recipe=recipe)
 
 
 def picture_step(

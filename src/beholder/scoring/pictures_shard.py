@@ -426,7 +426,7 @@ def states_of(shard: EarlierShard) -> tuple[list[bytes | None], npt.NDArray[np.i
 
 
 def has_inputs(shard: EarlierShard) -> bool:
-    """Whether a shard has a table of its pictures that can be read (older versions wrote none)."""
+    """Whether a shard has a table of its pictures that can be read; without one all of it is done again."""
     if inputs_file(shard.name) not in shard.result.files:
         return False
     try:

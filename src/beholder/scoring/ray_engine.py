@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import beholder
-from beholder.errors import BeholderError, InputError
+from beholder.errors import BeholderError, InputError, kind_and_text
 from beholder.notices import say
 from beholder.options import all_cores
 from beholder.scoring.hand_out import Died, Handle, Workforce
-from beholder.scoring.messages import Command, Failed, Job, Message, Open
-from beholder.scoring.tower import Options
+from beholder.scoring.messages import Command, Failed, Message, Open, with_options
+from beholder.scoring.options import Options
 from beholder.scoring.worker import ShardWorker
 
 _OLDEST = (2, 50)
@@ -174,14 +174,6 @@ class _ActorHandle(Handle):
         self._listening = threading.Thread(target=self._listen, name="beholder-listen", daemon=True)
         self._listening.start()
 
-    def begin(self, job: Job) -> None:
-        """Have it make the step."""
-        self.tell(job)
-
-    def do(self, number: int) -> None:
-        """Have it do a shard."""
-        self.tell(number)
-
     def tell(self, command: Command) -> None:
         """Tell it something; where it is gone, the thread that listens says so."""
         with contextlib.suppress(Exception):
@@ -273,24 +265,16 @@ class ShardActor:
         return self._name
 
     def tell(self, command: Command) -> None:
-        """Obey a command."""
+        """Obey a command, with this actor's share of its node."""
+        if self._refused is not None:
+            self._said.put(Failed(self._refused))
+            return
         try:
-            self._obey(command)
+            self._worker.obey(with_options(command, self._share))
         except BeholderError as error:
             self._said.put(Failed(InputError(f"{self._name}: {error}")))
         except Exception as error:  # nobody reads what a call raises
-            self._break(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
-
-    def _obey(self, command: Command) -> None:
-        if self._refused is not None:
-            self._said.put(Failed(self._refused))
-        elif isinstance(command, Open):
-            self._worker.open(None if command.options is None else self._share(command.options))
-        elif isinstance(command, Job):
-            options = self._share(command.recipe.options)
-            self._worker.begin(replace(command, recipe=replace(command.recipe, options=options)))
-        else:
-            self._worker.do(command)
+            self._break(kind_and_text(error))
 
     def _share(self, options: Options) -> Options:
         """The options with this actor's share of its node."""

@@ -18,10 +18,10 @@ import pyarrow as pa
 
 from beholder import columns
 from beholder.errors import OutputError
-from beholder.io import locations, places, records, remote, storage
-from beholder.io.remote_stream import open_stream
+from beholder.io import locations, places, records, storage
 from beholder.scoring import files
-from beholder.scoring.folder import NewFile, RunFolder
+from beholder.scoring.folder import RunFolder
+from beholder.scoring.listed_folder import NewFile
 from beholder.scoring.output import INPUTS_FILE, NOT_BY_US, NUM_KEPT, OF_RESULT, Published, RunOutput
 from beholder.scoring.run import Step
 from beholder.scoring.shards import EarlierShard, ShardResult, difference, is_shard_file
@@ -161,9 +161,7 @@ class FinishedResult:
 
     def _files(self) -> dict[str, Published]:
         out = self.out
-        files = (self.record or {}).get("files", {})
-        if not isinstance(files, dict):
-            raise records.DamagedRecordError("files are no JSON object")
+        files = records.json_object((self.record or {}).get("files", {}), "files are")
         start = f"{columns.EMBEDDINGS_FOLDER}/"
         known = {"output": out.out, "rejects": out.rejects}
         return {
@@ -179,9 +177,8 @@ class FinishedResult:
             if is_there and storage.size(place) == written.num_bytes:
                 if written.sha256 is None or not out.is_local:
                     continue
-                with remote.read_errors(place):
-                    if storage.sha256_of(locations.local_path(place)) == written.sha256:
-                        continue
+                if storage.sha256_at(place) == written.sha256:
+                    continue
             what = "is not what was written (damaged, or edited)" if is_there else "is gone, which the finished run had written"
             raise OutputError(f"{place} {what}; restore it, or use --overwrite to make it again")
 
@@ -195,7 +192,7 @@ class FinishedResult:
         shard: EarlierShard | None = None
         made: dict[str, NewFile] = {}
         try:
-            with open_stream(self.out.inputs) as opened, zipfile.ZipFile(opened) as source:
+            with storage.open_stream(self.out.inputs) as opened, zipfile.ZipFile(opened) as source:
                 for inside in source.namelist():
                     path = PurePosixPath(inside)
                     if str(path.parent) == columns.DONE_FOLDER and path.suffix == ".json" and len(path.parts) == 2:
@@ -248,7 +245,7 @@ def _cut_result(shards: Sequence[EarlierShard], result: str, folders: Sequence[s
 def _cut_csv(parts: Sequence[tuple[EarlierShard, str]], result: str, place: RunFolder) -> dict[str, NewFile]:
     """Parts are a header and rows; the result is one header and the rows of all, as they were."""
     made: dict[str, NewFile] = {}
-    with open_stream(result) as source:
+    with storage.open_stream(result) as source:
         header = source.readline()
         for shard, name in parts:
             left = shard.result.files[name] - len(header)
@@ -268,5 +265,5 @@ def _as_made(shard: EarlierShard, made: Mapping[str, NewFile], place: RunFolder)
     was = shard.result
     sizes = {name: made[name].num_bytes if name in made else size for name, size in was.files.items()}
     known = was.sha256 | {name: made[name].sha256 for name in was.files if name in made}
-    sums = {name: known.get(name) or place.sha256_of(name, size) for name, size in was.files.items()}
+    sums = {name: known.get(name) or storage.sha256_at(place.place_of(name), size) for name, size in was.files.items()}
     return replace(shard, result=replace(was, files=sizes, sha256=sums))

@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
@@ -21,7 +22,7 @@ from beholder.columns import HOW_TO_READ, PICTURES, PLANNED, SCORE_SET_FORMAT
 from beholder.errors import OutputError
 from beholder.io import crash, locations
 from beholder.io.schemas import schema_of_json, schema_to_json
-from beholder.notices import doing, say
+from beholder.notices import doing
 from beholder.scoring.folder import RunFolder
 from beholder.scoring.index import IndexedShard
 from beholder.scoring.options import Share
@@ -49,7 +50,9 @@ class Step(ABC):
         file_metadata: the same for the files of results: without what differs between processes that make the same ones.
         schema: the columns that every shard gets; a run that is continued keeps those that it was begun with.
         names_files: whether some inputs only name files, so that `is_current` says more than a shard's identity.
+        beside: records that stand beside the files of shards, by their names in the folder of the run.
         tally: how far it is, while it runs.
+        stages: where the time of this run goes, of other processes that do its shards as well.
         parts: what the shards are of.
         asked_elsewhere: what `waiting_for` says where other processes do the shards; None: this one does them.
     """
@@ -61,7 +64,9 @@ class Step(ABC):
     file_metadata: Mapping[str, Any]
     schema: pa.Schema
     names_files: bool = False
+    beside: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
     tally: Tally
+    stages: StageClock
     parts: Sequence[Any]
     asked_elsewhere: Callable[[], str] | None = None
 
@@ -85,15 +90,6 @@ class Step(ABC):
         """Whether a shard of the same identity was made of what is there now; files that its input only names may differ."""
         return True
 
-    @property
-    def beside(self) -> Mapping[str, Mapping[str, Any]]:
-        """Records that stand beside the files of shards, by their names in the folder of the run."""
-        return {}
-
-    def can_redo(self, earlier: EarlierShard) -> bool:
-        """Whether a shard that was set aside can be made again without doing again what it cost."""
-        return True
-
     @abstractmethod
     def knows_any(self, earlier: Sequence[EarlierShard]) -> bool:
         """Whether anything that earlier runs found is of the inputs of this one."""
@@ -115,11 +111,6 @@ class Step(ABC):
     @abstractmethod
     def changes(self) -> Changes:
         """How the inputs differ from what `take_earlier` told of, once all shards have been computed."""
-
-    @property
-    @abstractmethod
-    def stages(self) -> StageClock:
-        """Where the time of this run went, of other processes that do its shards as well."""
 
     @abstractmethod
     def waiting_for(self) -> str:
@@ -228,169 +219,244 @@ def check_folder(step: Step, folder: RunFolder) -> bool:
     return False
 
 
-def run(
-    step: Step,
-    folder: RunFolder,
-    summary: RunSummary,
-    on_resume: Callable[[int, int], None],
-    watch: Watch,
-    *,
-    do_pending: DoPending | None = None,
-    redo: Callable[[ShardResult], bool] | None,
-    anew: bool,
-    keep_vanished: bool,
-) -> dict[str, ShardResult]:
-    """Do every pending shard of `step` in `folder`. While one shard is written, the next one is computed.
+@dataclass(kw_only=True)
+class Run:
+    """The shards of a step on their way into a folder. While one shard is written, the next one is computed.
 
-    Args:
+    Attributes:
         step: the work.
         folder: locked by the caller.
         summary: told what was damaged, has changed, vanished, or was kept.
         on_resume: told (shards, rows) that were done already, once, if there are any.
         watch: told what happens to each shard.
         do_pending: has the pending shards done elsewhere; None: they are done here.
-        redo: asked whether a finished shard is to be done again.
-        anew: replace the record of an earlier run, whose shards have been removed.
-        keep_vanished: keep rows of earlier runs whose inputs have vanished, behind the others.
-
-    Returns:
-        The results of all shards in order, those of earlier runs included, by name; behind those of the step the ones with rows
-        that were kept though their inputs have vanished.
-
-    Raises:
-        OutputError: other options, damage, what an earlier version did not write down, ...
-        OtherInputsError: nothing that is there is of the inputs.
     """
-    run_fingerprint = fingerprint(step.options)
-    is_known = not anew and check_folder(step, folder)
-    folder.remove_strays()
-    record = _record(step, run_fingerprint)
-    if not is_known:
+
+    step: Step
+    folder: RunFolder
+    summary: RunSummary
+    on_resume: Callable[[int, int], None]
+    watch: Watch
+    do_pending: DoPending | None
+
+    def __post_init__(self) -> None:
+        """Know the run by its options."""
+        self._fingerprint = fingerprint(self.step.options)
+
+    def do_all(self, *, redo: Callable[[ShardResult], bool] | None, anew: bool, keep_vanished: bool) -> dict[str, ShardResult]:
+        """Do every pending shard.
+
+        Args:
+            redo: asked whether a finished shard is to be done again.
+            anew: replace the record of an earlier run, whose shards have been removed.
+            keep_vanished: keep rows of earlier runs whose inputs have vanished, behind the others.
+
+        Returns:
+            The results of all shards in order, those of earlier runs included, by name; behind those of the step the ones with
+            rows that were kept though their inputs have vanished.
+
+        Raises:
+            OutputError: other options, damage, ...
+            OtherInputsError: nothing that is there is of the inputs.
+        """
+        step, folder, summary = self.step, self.folder, self.summary
+        is_known = not anew and check_folder(step, folder)
+        folder.remove_strays()
+        record = self._record()
+        if not is_known:
+            folder.remove_set_aside()
+            folder.write_record(record)
+            crash.reach("run recorded")
+        with doing("checking what an earlier run has done"):
+            before = self._recognised(step.shards, redo)
+            aside = self._set_aside_before()
+        if is_known:
+            aside = [*self._make_room(before, aside, record), *aside]
+        if aside:
+            with doing("reusing what an earlier run has done"):
+                before.done |= self._adopt(aside, before.done, redo)
+                step.take_earlier(aside, list(before.done.values()), retry=redo is not None)
+        summary.num_unchecked = sum(shard.result.is_unchecked for shard in before.done.values())
+        results = self._resume(step.shards, before)
+        pending = [shard for shard in step.shards if shard.name not in results]
+        self._do(pending, results, aside, list(before.done.values()))
+        if self.do_pending is not None:
+            folder.look()
+            folder.remove_strays()  # of workers that died
+        in_order = {shard.name: results[shard.name] for shard in step.shards}
+        for shard, computed in step.kept() if keep_vanished else ():
+            with doing("keeping rows whose inputs have vanished"):
+                done = folder.write_shard(step, shard, computed, self._fingerprint)
+                folder.note(done)
+                in_order[shard.name] = done.shard.result
+            summary.num_kept += in_order[shard.name].num_read
+        summary.num_changed, summary.num_vanished, summary.num_retried = step.changes()
+        crash.reach("shards all done")
         folder.remove_set_aside()
-        folder.write_record(record)
-        crash.reach("run recorded")
-    with doing("checking what an earlier run has done"):
-        before = _recognised(step, folder, run_fingerprint, redo, step.shards)
-        aside = _set_aside_before(folder, run_fingerprint)
-    if is_known:
-        aside = [*_make_room(step, folder, before, aside, record, keep_vanished=keep_vanished), *aside]
-    if aside:
-        with doing("reusing what an earlier run has done"):
-            before.done |= _adopt(step, folder, aside, before.done, run_fingerprint, redo)
-            step.take_earlier(aside, list(before.done.values()), retry=redo is not None)
-    results = {name: shard.result for name, shard in before.done.items()}
-    summary.damaged = before.damaged
-    summary.num_unchecked = sum(result.is_unchecked for result in results.values())
-    if results:
-        step.tally.resume(results)
-        on_resume(len(results), sum(result.num_read for result in results.values()))
+        crash.reach("set aside removed")
+        return in_order
 
-    watch.begun(summary, step.shards, results, sum(result.num_read for result in results.values()))
-    _tell_damaged(watch, before.damaged)
-    pending = [shard for shard in step.shards if shard.name not in results]
-    _do(step, folder, pending, run_fingerprint, results, do_pending, aside, list(before.done.values()), watch)
-    if do_pending is not None:
-        folder.look()
-        folder.remove_strays()  # of workers that died
-    in_order = {shard.name: results[shard.name] for shard in step.shards}
-    for shard, computed in step.kept() if keep_vanished else ():
-        with doing("keeping rows whose inputs have vanished"):
-            done = folder.write_shard(step, shard, computed, run_fingerprint)
-            folder.note(done)
-            in_order[shard.name] = done.shard.result
-        summary.num_kept += in_order[shard.name].num_read
-    summary.num_changed, summary.num_vanished, summary.num_retried = step.changes()
-    crash.reach("shards all done")
-    folder.remove_set_aside()
-    crash.reach("set aside removed")
-    return in_order
+    def do_share(self, share: Share) -> dict[str, ShardResult]:
+        """Do the pending shards of one share, while others do other shares; nothing of theirs is touched.
 
+        A share is every N-th shard by name, so it is the same for the same inputs. Results of the share alone.
 
-def run_share(
-    step: Step,
-    folder: RunFolder,
-    summary: RunSummary,
-    on_resume: Callable[[int, int], None],
-    share: Share,
-    watch: Watch,
-    *,
-    do_pending: DoPending | None,
-) -> dict[str, ShardResult]:
-    """Do the pending shards of one share in `folder`, while others do other shares; nothing of theirs is touched.
+        Raises OutputError as `do_all`, and where inputs have changed since the run began, which needs a run of the whole.
+        """
+        step, folder = self.step, self.folder
+        if not check_folder(step, folder):
+            folder.begin_record(self._record())
+            check_folder(step, folder)  # another part may have been faster, with other options
+        step.use_columns((folder.read_record() or {}).get("columns"))
+        ours = sorted(step.shards, key=lambda shard: shard.name)[share.number :: share.count]
+        with doing("checking what an earlier run has done"):
+            before = self._recognised(ours, None)
+            if before.stale or folder.places_aside():
+                raise OutputError(
+                    f"{folder.root}: the inputs are not those that the run was begun with; run the same command once without "
+                    "--part, which takes over what has not changed"
+                )
+        if all(shard.stop is not None for shard in ours):
+            step.tally.tell_total(sum(map(step.num_rows_about, ours)))
+        results = self._resume(ours, before)
+        pending = [shard for shard in sorted(ours, key=lambda shard: shard.number) if shard.name not in results]
+        self._do(pending, results, [], [])
+        return results
 
-    A share is every N-th shard by name, so it is the same for the same inputs. Results of the share alone.
+    def _record(self) -> dict[str, Any]:
+        """What the record of the run says."""
+        step = self.step
+        hint = HOW_TO_READ if step.provenance["format"] == SCORE_SET_FORMAT else {}
+        rows = None if any(shard.stop is None for shard in step.shards) else sum(map(step.num_rows_about, step.shards))
+        return {
+            **step.provenance,
+            **hint,
+            "options": dict(step.options),
+            "columns": step.columns,
+            "fingerprint": self._fingerprint,
+            PLANNED: {"shards": len(step.shards), "rows": rows},
+        }
 
-    Raises OutputError as `run`, and where inputs have changed since the run began, which needs a run of the whole.
-    """
-    run_fingerprint = fingerprint(step.options)
-    if not check_folder(step, folder):
-        folder.begin_record(_record(step, run_fingerprint))
-        check_folder(step, folder)  # another part may have been faster, with other options
-    step.use_columns((folder.read_record() or {}).get("columns"))
-    ours = sorted(step.shards, key=lambda shard: shard.name)[share.number :: share.count]
-    with doing("checking what an earlier run has done"):
-        before = _recognised(step, folder, run_fingerprint, None, ours)
-        if before.stale or folder.places_aside():
-            raise OutputError(
-                f"{folder.root}: the inputs are not those that the run was begun with; run the same command once without "
-                "--part, which takes over what has not changed"
+    def _resume(self, shards: Sequence[Shard], before: _Before) -> dict[str, ShardResult]:
+        """Tell everybody what earlier runs have done of these shards; the results of that by name."""
+        results = {name: shard.result for name, shard in before.done.items()}
+        num_rows = sum(result.num_read for result in results.values())
+        self.summary.damaged = before.damaged
+        if results:
+            self.step.tally.resume(results)
+            self.on_resume(len(results), num_rows)
+        self.watch.begun(self.summary, shards, results, num_rows)
+        for name in before.damaged:
+            self.watch.shard_damaged(name)
+        return results
+
+    def _do(
+        self,
+        pending: Sequence[Shard],
+        results: dict[str, ShardResult],
+        aside: list[EarlierShard],
+        done: list[EarlierShard],
+    ) -> None:
+        """Do shards, here or elsewhere; their results are added."""
+
+        def take(shard: Shard, found: IndexedShard, noted: Any) -> None:
+            self.folder.note(found)
+            results[shard.name] = found.shard.result
+            self.step.note(noted)
+            self.watch.shard_done(shard, found.shard.result)
+
+        if self.do_pending is None:
+            do_each(self.step, self.folder, self.watch.told_of(iter(pending)), self._fingerprint, take)
+        elif pending:
+            self.do_pending(pending, aside, done, take)
+
+    def _recognised(self, shards: Sequence[Shard], redo: Callable[[ShardResult], bool] | None) -> _Before:
+        """What is there of earlier runs; where `shards` are not all of the step's, of these alone."""
+        step, folder = self.step, self.folder
+        planned = {shard.name: shard for shard in shards}
+        marked = folder.finished_names()
+        others = sorted(marked - planned.keys()) if len(shards) == len(step.shards) else []
+        names = [*(name for name in planned if name in marked), *others]
+        before = _Before()
+        for name, found in zip(names, folder.finished_shards(names, self._fingerprint), strict=True):
+            shard = planned.get(name)
+            if found is None or isinstance(found, DamagedShardError):
+                before.damaged += [] if found is None else [name]
+                folder.forget(name, step.file_names(shard) if shard is not None else folder.named_files(name))
+            elif shard is None or difference(found.identity, shard.identity) or not step.is_current(found):
+                before.stale.append(found)
+            elif redo is not None and redo(found.result):
+                before.again.append(found)
+            elif not set(found.result.files) <= set(step.file_names(shard)):  # numbered, and others come before it now
+                before.stale.append(found)
+            else:
+                before.done[name] = found
+        return before
+
+    def _make_room(self, before: _Before, aside: Sequence[EarlierShard], record: Mapping[str, Any]) -> list[EarlierShard]:
+        """Set aside the finished shards that are not those of the present inputs, and let the record be of these.
+
+        Returns:
+            What was set aside.
+
+        Raises OutputError when nothing that is there is of the present inputs.
+        """
+        step, folder = self.step, self.folder
+        old = folder.read_record() or {}
+        if old.get("columns", step.columns) != step.columns:
+            before.stale += before.done.values()
+            before.done.clear()
+        others = [*before.stale, *aside]
+        if others and not before.done and not before.again and not step.knows_any(others):
+            raise OtherInputsError(
+                f"{folder.root} holds results of {others[0].name}, and none of them is of the inputs now; "
+                "use --overwrite to start anew, or another output"
             )
-    results = {name: shard.result for name, shard in before.done.items()}
-    summary.damaged = before.damaged
-    if results:
-        step.tally.resume(results)
-        on_resume(len(results), sum(result.num_read for result in results.values()))
-    if all(shard.stop is not None for shard in ours):
-        step.tally.tell_total(sum(map(step.num_rows_about, ours)))
-    watch.begun(summary, ours, results, sum(result.num_read for result in results.values()))
-    _tell_damaged(watch, before.damaged)
-    pending = [shard for shard in sorted(ours, key=lambda shard: shard.number) if shard.name not in results]
-    _do(step, folder, pending, run_fingerprint, results, do_pending, [], [], watch)
-    return results
+        moved = [*before.stale, *before.again]
+        if moved:
+            place = folder.new_place_aside()
+            with doing("setting aside what an earlier run has done"):
+                moved = folder.set_aside(moved, place)
+        crash.reach("room made")
+        if any(old.get(key) != record.get(key) for key in _OF_INPUTS):
+            folder.write_record(record)
+        return moved
 
+    def _set_aside_before(self) -> list[EarlierShard]:
+        """Whole shards that were set aside, those of the last time first."""
+        return [
+            found
+            for place in self.folder.places_aside()
+            for found in place.finished_shards(sorted(place.finished_names(), key=locations.natural_key), self._fingerprint)
+            if isinstance(found, EarlierShard)
+        ]
 
-def _do(
-    step: Step,
-    folder: RunFolder,
-    pending: Sequence[Shard],
-    run_fingerprint: str,
-    results: dict[str, ShardResult],
-    do_pending: DoPending | None,
-    aside: list[EarlierShard],
-    done: list[EarlierShard],
-    watch: Watch,
-) -> None:
-    """Do shards, here or elsewhere; their results are added."""
-
-    def take(shard: Shard, found: IndexedShard, noted: Any) -> None:
-        folder.note(found)
-        results[shard.name] = found.shard.result
-        step.note(noted)
-        watch.shard_done(shard, found.shard.result)
-
-    if do_pending is None:
-        do_each(step, folder, watch.told_of(iter(pending)), run_fingerprint, take)
-    elif pending:
-        do_pending(pending, aside, done, take)
-
-
-def _tell_damaged(watch: Watch, names: Iterable[str]) -> None:
-    for name in names:
-        watch.shard_damaged(name)
-
-
-def _record(step: Step, run_fingerprint: str) -> dict[str, Any]:
-    """What the record of a run says."""
-    hint = HOW_TO_READ if step.provenance["format"] == SCORE_SET_FORMAT else {}
-    rows = None if any(shard.stop is None for shard in step.shards) else sum(map(step.num_rows_about, step.shards))
-    return {
-        **step.provenance,
-        **hint,
-        "options": dict(step.options),
-        "columns": step.columns,
-        "fingerprint": run_fingerprint,
-        PLANNED: {"shards": len(step.shards), "rows": rows},
-    }
+    def _adopt(
+        self,
+        aside: Sequence[EarlierShard],
+        done: Mapping[str, EarlierShard],
+        redo: Callable[[ShardResult], bool] | None,
+    ) -> dict[str, EarlierShard]:
+        """Take over whole shards of the present inputs that were set aside and are not `done`."""
+        step, folder = self.step, self.folder
+        known = {earlier.name: earlier for earlier in reversed(aside)}
+        fitting = {
+            place: (RunFolder(place).read_record() or {}).get("columns") == step.columns
+            for place in {earlier.folder for earlier in aside}
+        }
+        adopted = {}
+        for shard in step.shards:
+            found = known.get(shard.name)
+            if found is None or shard.name in done or difference(found.identity, shard.identity):
+                continue
+            if redo is not None and redo(found.result):
+                continue
+            if fitting[found.folder] and step.is_current(found):
+                done_again = folder.adopt(found, shard, step.file_names(shard), self._fingerprint, step.models)
+                folder.note(done_again)
+                adopted[shard.name] = done_again.shard
+                crash.reach("shard adopted")
+        return adopted
 
 
 def do_each(step: Step, folder: RunFolder, shards: Iterable[Shard], run_fingerprint: str, on_done: OnDone) -> None:
@@ -416,125 +482,3 @@ def do_each(step: Step, folder: RunFolder, shards: Iterable[Shard], run_fingerpr
         if writing is not None:
             with doing("write"):
                 writing.result()
-
-
-def _recognised(
-    step: Step,
-    folder: RunFolder,
-    run_fingerprint: str,
-    redo: Callable[[ShardResult], bool] | None,
-    shards: Sequence[Shard],
-) -> _Before:
-    """What is there of earlier runs; where `shards` are not all of the step's, of these alone."""
-    planned = {shard.name: shard for shard in shards}
-    marked = folder.finished_names()
-    others = sorted(marked - planned.keys()) if len(shards) == len(step.shards) else []
-    names = [*(name for name in planned if name in marked), *others]
-    before = _Before()
-    for name, found in zip(names, folder.finished_shards(names, run_fingerprint), strict=True):
-        shard = planned.get(name)
-        if found is None or isinstance(found, DamagedShardError):
-            before.damaged += [] if found is None else [name]
-            folder.forget(name, step.file_names(shard) if shard is not None else folder.named_files(name))
-        elif shard is None or difference(found.identity, shard.identity) or not step.is_current(found):
-            before.stale.append(found)
-        elif redo is not None and redo(found.result):
-            before.again.append(found)
-        elif not set(found.result.files) <= set(step.file_names(shard)):  # numbered, and others come before it now
-            before.stale.append(found)
-        else:
-            before.done[name] = found
-    return before
-
-
-def _make_room(
-    step: Step,
-    folder: RunFolder,
-    before: _Before,
-    aside: Sequence[EarlierShard],
-    record: Mapping[str, Any],
-    *,
-    keep_vanished: bool,
-) -> list[EarlierShard]:
-    """Set aside the finished shards that are not those of the present inputs, and let the record be of these.
-
-    Returns:
-        What was set aside.
-
-    Raises OutputError when nothing that is there is of the present inputs.
-    """
-    old = folder.read_record() or {}
-    recorded = old.get("columns")
-    if (
-        recorded is not None
-        and recorded != step.columns
-        and all(map(step.can_redo, [*before.done.values(), *before.stale, *aside]))
-    ):
-        before.stale += before.done.values()
-        before.done.clear()
-    else:
-        step.use_columns(recorded)
-        record = {**record, "columns": recorded if recorded is not None else step.columns}
-    others = [*before.stale, *aside]
-    if others and not before.done and not before.again and not step.knows_any(others):
-        raise OtherInputsError(
-            f"{folder.root} holds results of {others[0].name}, and none of them is of the inputs now; "
-            "use --overwrite to start anew, or another output"
-        )
-    moved = [*before.stale, *before.again]
-    unknown = [shard for shard in moved if not step.can_redo(shard)]
-    if unknown and keep_vanished:
-        raise OutputError(
-            f"{folder.root}: an older version did not write down what it found of each picture, so it is not known what of "
-            "it has vanished; leave --vanished keep out, or use another output"
-        )
-    if unknown:
-        what = "1 shard is" if len(unknown) == 1 else f"{len(unknown):,} shards are"
-        say(f"{what} done again whole: an older version did not write down what it found of each picture")
-    if moved:
-        place = folder.new_place_aside()
-        with doing("setting aside what an earlier run has done"):
-            moved = folder.set_aside(moved, place)
-    crash.reach("room made")
-    if any(old.get(key) != record.get(key) for key in _OF_INPUTS):
-        folder.write_record(record)
-    return moved
-
-
-def _set_aside_before(folder: RunFolder, run_fingerprint: str) -> list[EarlierShard]:
-    """Whole shards that were set aside, those of the last time first."""
-    return [
-        found
-        for place in folder.places_aside()
-        for found in place.finished_shards(sorted(place.finished_names(), key=locations.natural_key), run_fingerprint)
-        if isinstance(found, EarlierShard)
-    ]
-
-
-def _adopt(
-    step: Step,
-    folder: RunFolder,
-    aside: Sequence[EarlierShard],
-    done: Mapping[str, EarlierShard],
-    run_fingerprint: str,
-    redo: Callable[[ShardResult], bool] | None,
-) -> dict[str, EarlierShard]:
-    """Take over whole shards of the present inputs that were set aside and are not `done`."""
-    known = {earlier.name: earlier for earlier in reversed(aside)}
-    fitting = {
-        place: (RunFolder(place).read_record() or {}).get("columns") == step.columns
-        for place in {earlier.folder for earlier in aside}
-    }
-    adopted = {}
-    for shard in step.shards:
-        found = known.get(shard.name)
-        if found is None or shard.name in done or difference(found.identity, shard.identity):
-            continue
-        if redo is not None and redo(found.result):
-            continue
-        if fitting[found.folder] and step.is_current(found):
-            done_again = folder.adopt(found, shard, step.file_names(shard), run_fingerprint, step.models)
-            folder.note(done_again)
-            adopted[shard.name] = done_again.shard
-            crash.reach("shard adopted")
-    return adopted

@@ -12,7 +12,7 @@ from beholder.io import storage
 from beholder.notices import doing
 from beholder.scoring import embeddings
 from beholder.scoring.execute import Plan, execute
-from beholder.scoring.options import EmbedOptions, ScoreOptions, source_options
+from beholder.scoring.options import EmbedOptions, Options, ScoreOptions, source_options
 from beholder.scoring.run import OtherOptionsError
 from beholder.scoring.summary import RunSummary
 from beholder.scoring.watch import Watch
@@ -26,7 +26,7 @@ __all__ = ["EmbedOptions", "ScoreOptions", "embed", "plan", "score"]
 
 
 def score(
-    options: ScoreOptions | EmbedOptions,
+    options: Options,
     *,
     on_plan: Callable[[Plan], None] = lambda plan: None,
     on_progress: Callable[[int, int], None] = lambda rows, num_bytes: None,
@@ -70,7 +70,7 @@ embed = score
 
 
 @contextlib.contextmanager
-def _workers(options: ScoreOptions | EmbedOptions, watch: Watch) -> Iterator[HandOut | None]:
+def _workers(options: Options, watch: Watch) -> Iterator[HandOut | None]:
     """The processes that do the shards; None: this one does them. Raises InputError for devices that are none."""
     if options.engine == "ray":
         from beholder.scoring.hand_out import HandOut
@@ -92,14 +92,14 @@ def _workers(options: ScoreOptions | EmbedOptions, watch: Watch) -> Iterator[Han
         yield workers
 
 
-def plan(options: ScoreOptions | EmbedOptions, workers: HandOut | None = None) -> Plan:
+def plan(options: Options, workers: HandOut | None = None) -> Plan:
     """Find and check everything the job needs. Raises BeholderError; nothing has been written by then."""
     open_tower = None if workers is None else workers.open_tower
     if isinstance(options, EmbedOptions):
-        from beholder.scoring.pictures import plan_embeddings
+        from beholder.scoring.pictures import plan_pictures
 
         out = options.out or _default_output(options.sources, "pictures", "embeddings")
-        return plan_embeddings(options, out, open_tower=open_tower)
+        return plan_pictures(options, out, open_tower=open_tower)
     read_options = ReadOptions(
         columns=options.columns or (),
         sample_column=options.sample_column,
@@ -109,10 +109,10 @@ def plan(options: ScoreOptions | EmbedOptions, workers: HandOut | None = None) -
     with doing("looking at the sources"):
         found = find(options.sources, source_options(options), read_options)
     if found.pictures:
-        from beholder.scoring.pictures import plan_scores
+        from beholder.scoring.pictures import plan_pictures
 
         out = options.out or _default_output(options.sources, "pictures")
-        return plan_scores(options, out, parts=found.pictures, open_tower=open_tower)
+        return plan_pictures(options, out, parts=found.pictures, open_tower=open_tower)
     if options.devices is not None and "cpu" not in options.devices:
         raise InputError(f"--devices {options.devices}: embeddings are scored on the processor; say cpu:N, or leave it out")
     out = options.out or _default_output(options.sources, "embeddings")

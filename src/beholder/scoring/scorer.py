@@ -73,7 +73,6 @@ def load_scorer(
     Raises:
         HeadError, InputError, BeholderError: an unknown, unreachable or unfit tower, head or device; one line.
     """
-    from beholder.engine.engine import Engine
     from beholder.models.towers import Tower, check_head_fits, load_any_tower
 
     pixels = PixelOptions(preset=preset, decoder=decoder)  # refused before anything is loaded
@@ -82,17 +81,9 @@ def load_scorer(
     tower = load_any_tower(os.fspath(backbone), offline=offline, activation=activation)
     if doubt := check_head_fits(tower, chosen):
         warnings.warn(doubt, stacklevel=2)
-    engine = Engine(
-        tower,
-        device=device,
-        precision=precision,
-        batch_size=batch_size,
-        num_threads=num_threads,
-        heads=[chosen],
-    )
     transform = "" if isinstance(tower, Tower) else tower.transform
     pixels = replace(pixels, size_px=tower.shape.image_px, transform=transform)
-    return Scorer(tower, engine, chosen, pixels, num_threads=num_threads)
+    return _made(tower, chosen, pixels, device, precision, batch_size, num_threads)
 
 
 class Scorer:
@@ -166,7 +157,7 @@ class Scorer:
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
         """Travel to another process (a DataLoader worker that is spawned), where the engine is made anew, alike."""
         device, precision, batch_size = str(self.engine.device), self.engine.precision, self.engine.batch_size
-        return _remade, (self.tower, self.head, self.pixels, device, precision, batch_size, self._num_threads)
+        return _made, (self.tower, self.head, self.pixels, device, precision, batch_size, self._num_threads)
 
     def _embed_all(self, pictures: Iterator[Any], on_error: str) -> npt.NDArray[np.float32]:
         """Decode a call's worth of pictures in threads while the call before is computed."""
@@ -217,11 +208,16 @@ class Scorer:
         return found
 
 
-def _remade(
-    tower: Tower | LibraryTower, head: Head, pixels: PixelOptions, device: str, precision: Precision, batch_size: int | None,
+def _made(
+    tower: Tower | LibraryTower,
+    head: Head,
+    pixels: PixelOptions,
+    device: str,
+    precision: Precision | Literal["auto"],
+    batch_size: int | None,
     num_threads: int | None,
-) -> Scorer:  # fmt: skip
-    """A scorer that has come from another process."""
+) -> Scorer:
+    """A scorer with an engine that is made here, also of one that has come from another process."""
     from beholder.engine.engine import Engine
 
     engine = Engine(tower, device=device, precision=precision, batch_size=batch_size, num_threads=num_threads, heads=[head])

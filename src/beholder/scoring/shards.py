@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from beholder import columns
 from beholder.errors import OutputError
-from beholder.io.records import DamagedRecordError, whole_number
+from beholder.io.records import DamagedRecordError, json_object, whole_number
 from beholder.scoreset.numbers import ScoreStats, unpacked
 
 _RANGE_NAME = re.compile(r"-from-\d+$")
@@ -52,6 +52,17 @@ def is_shard_file(name: str, shard: str | None = None) -> bool:
     """
     named = _NAMED_FILES.fullmatch(name)
     return (named is not None and shard in (None, named[1])) or _NUMBERED_FILES.fullmatch(name) is not None
+
+
+def marker_of(shard: str) -> str:
+    """Where the done-marker of the shard of this name stands, relative to the run's folder."""
+    return f"{columns.DONE_FOLDER}/{shard}.json"
+
+
+def shard_of_marker(name: str) -> str | None:
+    """The name of the shard whose done-marker has this name in the run's folder; None: it is none."""
+    shard = name.removeprefix(f"{columns.DONE_FOLDER}/").removesuffix(".json")
+    return shard if marker_of(shard) == name and "/" not in shard else None
 
 
 @dataclass(frozen=True)
@@ -109,10 +120,6 @@ class ShardResult:
         """Whether it is by an older version, which wrote no checksums."""
         return bool(self.files) and not self.sha256
 
-    def with_files(self, files: Mapping[str, int]) -> ShardResult:
-        """The same of other files: their sizes by name; their checksums are not known."""
-        return replace(self, files=dict(files), sha256={})
-
     def with_sizes_alone(self) -> ShardResult:
         """The same without the checksums of its files."""
         return replace(self, sha256={})
@@ -125,7 +132,7 @@ class ShardResult:
     @classmethod
     def from_json(cls, record: Any) -> ShardResult:
         """Restore what `to_json` wrote. Raises DamagedRecordError for anything that cannot be a result."""
-        fields = _object(record, "its result")
+        fields = json_object(record, "its result is")
         strange = set(fields) - set(_RESULT_FIELDS)
         if strange:
             raise DamagedRecordError(f"its result has a field {ascii(min(strange))[:50]}")
@@ -138,12 +145,12 @@ class ShardResult:
             raise DamagedRecordError(f"there is no reason {unknown[0]!r} for rejecting a row")
         if num_read != num_scored + num_rejected or sum(reasons.values()) != num_rejected:
             raise DamagedRecordError("its counts do not add up")
-        files = _object(fields.get("files"), "files")
+        files = json_object(fields.get("files"), "files is")
         for name, num_bytes in files.items():
             whole_number(num_bytes, "the size of a file")
             if not is_shard_file(name):
                 raise DamagedRecordError(f"{ascii(name)[:80]} is no name of a shard's file")
-        stats = _object(fields.get("stats"), "stats")
+        stats = json_object(fields.get("stats"), "stats is")
         for one in stats.values():
             try:
                 if ScoreStats.from_json(one).count != num_scored:
@@ -153,21 +160,15 @@ class ShardResult:
                     raise
                 raise DamagedRecordError("its statistics cannot be those of scores") from None
         traits = _counts(fields.get("traits", {}), "traits")
-        remarks = _object(fields.get("remarks", {}), "remarks")
+        remarks = json_object(fields.get("remarks", {}), "remarks is")
         for count in remarks.values():
             whole_number(count, "one of remarks")
         return cls(num_read, num_scored, num_rejected, reasons, files, stats, traits, remarks)
 
 
-def _object(value: Any, what: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise DamagedRecordError(f"{what} is no JSON object")
-    return value
-
-
 def _counts(value: Any, what: str) -> dict[str, int]:
     """Words with their counts."""
-    counts = {word: whole_number(count, f"one of {what}") for word, count in _object(value, what).items()}
+    counts = {word: whole_number(count, f"one of {what}") for word, count in json_object(value, f"{what} is").items()}
     if not all(_WORD.fullmatch(word) for word in counts):
         raise DamagedRecordError(f"one of {what} is no word")
     return counts
@@ -285,7 +286,7 @@ class EarlierShard:
             raise DamagedRecordError("it is of another shard")
         if not isinstance(marker.get("fingerprint"), str):
             raise DamagedRecordError("it has no fingerprint")
-        identity = _object(marker.get("input"), "input")
+        identity = json_object(marker.get("input"), "input is")
         result = ShardResult.from_json(marker.get("result"))
         if not all(is_shard_file(file, name) for file in result.files):
             raise DamagedRecordError("it names files of another shard")
@@ -293,7 +294,7 @@ class EarlierShard:
         if strange:
             raise DamagedRecordError(f"it has a field {ascii(min(strange))[:50]}")
         if "file_sha256" in marker:  # an older version had none
-            sums = _object(marker["file_sha256"], "file_sha256")
+            sums = json_object(marker["file_sha256"], "file_sha256 is")
             if set(sums) != set(result.files) or not all(
                 isinstance(one, str) and _SHA256.fullmatch(one) for one in sums.values()
             ):

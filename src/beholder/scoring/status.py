@@ -18,12 +18,12 @@ from beholder.columns import in_order
 from beholder.errors import InputError
 from beholder.io import places, storage
 from beholder.io.records import DamagedRecordError
-from beholder.scoring.folder import is_set_aside, marker_of
+from beholder.scoring.folder import is_set_aside
 from beholder.scoring.lock import Holder, holders
-from beholder.scoring.output import EMBEDDINGS, SCORES, RunOutput, output_of
+from beholder.scoring.output import PRODUCTS, SCORES, RunOutput, output_of
 from beholder.scoring.reopen import FinishedResult
 from beholder.scoring.run import planned_of
-from beholder.scoring.shards import ShardResult, difference
+from beholder.scoring.shards import ShardResult, difference, marker_of
 
 RATE_OF_LAST_S = 300.0
 """The rate is that of so many seconds, or of more where shards take long."""
@@ -108,7 +108,7 @@ def status_of(output: str) -> RunStatus:
     out = RunOutput(output_of(output))
     folder = out.folder
     record = folder.read_record()
-    if record is None or "result" in record or record.get("format") not in (SCORES.format, EMBEDDINGS.format):
+    if record is None or "result" in record or record.get("format") not in PRODUCTS:
         return _joined(out, record or {})
     who = holders(folder.root)  # before its shards: a run that ends meanwhile is not one that stopped
     times = folder.times()
@@ -140,7 +140,7 @@ def status_of(output: str) -> RunStatus:
     written = [one.written for one in done if one.written is not None]
     return RunStatus(
         output=out.out,
-        noun=_noun(record),
+        noun=PRODUCTS[record["format"]].noun,
         state="running" if at_work else "finished" if is_whole else "stopped",
         num_shards=num_shards,
         num_shards_done=num_done,
@@ -201,7 +201,7 @@ def _joined(out: RunOutput, record: Mapping[str, Any]) -> RunStatus:
 
     `record`: that of its folder. Earlier versions left one of a finished result in a bucket.
     """
-    if "result" not in record or record.get("format") not in (SCORES.format, EMBEDDINGS.format):
+    if "result" not in record or record.get("format") not in PRODUCTS:
         found = out.read_sidecar()
         if found is None and not storage.exists(out.out):
             raise InputError(f"{out.out} does not exist; name what -o of beholder {SCORES.noun[:-1]} or embed names")
@@ -218,7 +218,7 @@ def _joined(out: RunOutput, record: Mapping[str, Any]) -> RunStatus:
         raise out.damaged(error) from None
     return RunStatus(
         output=out.out,
-        noun=_noun(record),
+        noun=PRODUCTS[record["format"]].noun,
         state="finished",
         num_shards=None,
         num_shards_done=0,
@@ -228,10 +228,6 @@ def _joined(out: RunOutput, record: Mapping[str, Any]) -> RunStatus:
         num_rejected=result.num_rejected,
         reasons=in_order(dict(result.reasons)),
     )
-
-
-def _noun(record: Mapping[str, Any]) -> str:
-    return next(product.noun for product in (SCORES, EMBEDDINGS) if product.format == record.get("format"))
 
 
 def _rate(done: Sequence[_Done], now: float, at_work: Sequence[Holder]) -> tuple[float | None, float | None]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from beholder.columns import SCORES_FOLDER, in_order
-from beholder.io.schemas import merge_remarks
+from beholder.io.schemas import add_counts
 from beholder.scoreset.numbers import QUANTILES, ScoreStats
 from beholder.scoring.shards import Shard, ShardResult
 
@@ -137,11 +137,9 @@ class RunSummary:
             self.num_read += result.num_read
             self.num_scored += result.num_scored
             self.num_rejected += result.num_rejected
-            for reason, count in result.reasons.items():
-                self.reasons[reason] = self.reasons.get(reason, 0) + count
-            for trait, count in result.traits.items():
-                self.traits[trait] = self.traits.get(trait, 0) + count
-            merge_remarks(self.remarks, result.remarks)
+            add_counts(self.reasons, result.reasons)
+            add_counts(self.traits, result.traits)
+            add_counts(self.remarks, result.remarks)
             for name, record in result.stats.items():
                 stats.setdefault(name, []).append(record)
         for name, records in stats.items():

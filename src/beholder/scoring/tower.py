@@ -11,12 +11,10 @@ from beholder.errors import InputError
 from beholder.models.catalog import DEFAULT_TOWER
 from beholder.models.heads import Head
 from beholder.pixels.picture import PixelOptions
-from beholder.scoring.options import EmbedOptions, ScoreOptions
+from beholder.scoring.options import EmbedOptions, Options
 
 if TYPE_CHECKING:
     from beholder.engine.engine import Engine
-
-Options = ScoreOptions | EmbedOptions
 
 
 @dataclass(frozen=True)

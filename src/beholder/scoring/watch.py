@@ -18,22 +18,22 @@ import time
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
 from importlib.metadata import version
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from beholder import __version__, columns, notices
 from beholder.errors import BeholderError, OutputError, one_line
 from beholder.io import locations, places, records
+from beholder.io.processes import memory_bytes
 from beholder.io.records import DamagedRecordError
 from beholder.options import all_cores
-from beholder.scoring.metrics import MetricsFile, Samples
-from beholder.scoring.run_log import RunLog, utc_time
+from beholder.scoring.run_log import MetricsFile, RunLog, Samples, utc_time
 from beholder.scoring.shards import Shard, ShardResult
 from beholder.scoring.summary import RunSummary, StageClock, Tally
 
 if TYPE_CHECKING:
-    from beholder.scoring.options import EmbedOptions, ScoreOptions, Share
+    from beholder.scoring.options import Options, Share
 
 METRICS_PAUSE_S = 10.0
 """Seconds between two writings of the metrics."""
@@ -53,15 +53,13 @@ class Watched(Protocol):
         shards: all of the job.
         options: that decide the result.
         tally: how far it is.
+        stages: where the time goes.
     """
 
     shards: Sequence[Shard]
     options: Mapping[str, Any]
     tally: Tally
-
-    @property
-    def stages(self) -> StageClock:
-        """Where the time goes."""
+    stages: StageClock
 
     def waiting_for(self) -> str:
         """The stage that the others wait for."""
@@ -81,7 +79,7 @@ class Watch:
         run: names this run among others; in every line.
     """
 
-    def __init__(self, options: ScoreOptions | EmbedOptions | None = None) -> None:
+    def __init__(self, options: Options | None = None) -> None:
         self._options = options
         self.run = secrets.token_hex(8)
         self._began, self._clock_began = time.time(), time.perf_counter()
@@ -124,10 +122,7 @@ class Watch:
 
     def _of_part(self, path: str) -> str:
         """Where a part writes in place of `path`, which all parts are given."""
-        if self._share is None:
-            return path
-        pure = PurePosixPath(path)
-        return str(pure.with_name(f"{pure.stem}.part-{self._share.number}-of-{self._share.count}{pure.suffix}"))
+        return path if self._share is None else self._share.file_for(path)
 
     def _heard(self, before: Any) -> Any:
         def listen(text: str) -> None:
@@ -224,7 +219,7 @@ class Watch:
             version=__version__,
             command=summary.verb,
             output=summary.output,
-            part=None if self._share is None else f"{self._share.number}/{self._share.count}",
+            part=None if self._share is None else self._share.name,
             sources=sources if len(sources) <= _MOST_SOURCES else len(sources),
             options=dict(self._step.options),
             heads=summary.head_names,
@@ -250,9 +245,9 @@ class Watch:
 
     # What happens on the way.
 
-    def waiting(self, what: str, place: str) -> None:
-        """The run waits for something: "lock"."""
-        self._tell("waiting", what=what, place=place)
+    def waiting_for_lock(self, place: str) -> None:
+        """The run waits for the lock of the folder of its shards."""
+        self._tell("waiting", what="lock", place=place)
 
     def worker_started(self, name: str) -> None:
         """A worker has opened what it needs."""
@@ -363,8 +358,7 @@ class Watch:
 
     def _samples(self, status: int | None) -> Samples:
         options, step = self._options, self._step
-        part = "" if self._share is None else f"{self._share.number}/{self._share.count}"
-        found = Samples({"output": self._output, "part": part})
+        found = Samples({"output": self._output, "part": "" if self._share is None else self._share.name})
         engine = options.engine if options is not None else ""
         found.add("beholder_run_info", 1, run=self.run, version=__version__, engine=engine)
         found.add("beholder_run_start_time_seconds", self._began)
@@ -401,7 +395,7 @@ class Watch:
         """JSON-ready: what this run did, how long each stage took, and on what."""
         return {
             "run": self.run,
-            "part": None if self._share is None else f"{self._share.number}/{self._share.count}",
+            "part": None if self._share is None else self._share.name,
             "command": summary.verb,
             "began": utc_time(self._began),
             "ended": utc_time(time.time()),
@@ -444,7 +438,7 @@ class Watch:
 
 def run_file(share: Share | None = None) -> str:
     """The name of the record of times in a run's folder, that of a part by its number."""
-    return columns.RUN_FILE if share is None else f"run.part-{share.number}-of-{share.count}.json"
+    return columns.RUN_FILE if share is None else share.file_for(columns.RUN_FILE)
 
 
 def is_run_file(name: str) -> bool:
@@ -463,15 +457,12 @@ def _runs_in(data: bytes | None) -> list[dict[str, Any]]:
 
 def _hardware(device: str) -> dict[str, Any]:
     """JSON-ready: this machine, and the device that the tower ran on (of several, the first one's)."""
-    memory = None
-    with contextlib.suppress(ValueError, OSError):
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "host": socket.gethostname(),
         "system": platform.platform(),
         "machine": platform.machine(),
         "cores": all_cores(),
-        "memory_bytes": memory,
+        "memory_bytes": memory_bytes(),
         "device": device or None,
     }
 

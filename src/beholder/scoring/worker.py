@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any
 
 import beholder
 from beholder import notices
-from beholder.errors import BeholderError, HeadError, InputError, OutputError, os_error_text
+from beholder.errors import BeholderError, HeadError, InputError, OutputError, kind_and_text, os_error_text
 from beholder.io import locations, places, storage
 from beholder.scoring.folder import RunFolder
 from beholder.scoring.index import IndexedShard
 from beholder.scoring.messages import Begun, Command, Done, Failed, Job, Message, Note, Open, Opened, Progress, Ready
-from beholder.scoring.options import EmbedOptions, ScoreOptions
+from beholder.scoring.options import Options, ScoreOptions
 from beholder.scoring.run import Step, do_each
 from beholder.scoring.shards import Shard, difference, fingerprint
 from beholder.scoring.summary import ShardCounts, Tally
@@ -56,7 +56,7 @@ class ShardWorker:
         self._shards: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._is_over = threading.Event()
 
-    def open(self, options: ScoreOptions | EmbedOptions | None) -> None:
+    def open(self, options: Options | None) -> None:
         """Load the tower of a job on pictures (None: it has none) and answer `Opened`."""
         with self._failures(), notices.told_to(lambda text: self._send(Note(text))):
             if options is not None:
@@ -67,7 +67,7 @@ class ShardWorker:
             self._send(Opened(self._tower))
 
     def begin(self, job: Job) -> None:
-        """Make the step and answer `Ready`; then `do` may be called."""
+        """Make the step and answer `Ready`; then shards may be handed out."""
         with self._failures():
             if job.recipe.tower is not None and self._tower is not None:
                 _check_tower(self._tower, job.recipe.tower)
@@ -78,9 +78,15 @@ class ShardWorker:
             self._send(Ready())
             threading.Thread(target=self._work, args=(job, step, tally), name="beholder-shards", daemon=True).start()
 
-    def do(self, number: int) -> None:
-        """Have the shard of this number done, after those that were handed out before."""
-        self._shards.put(number)
+    def obey(self, command: Command) -> None:
+        """Do what a command says; of a shard: have it done after those that were handed out before."""
+        match command:
+            case Open(options):
+                self.open(options)
+            case Job():
+                self.begin(command)
+            case number:
+                self._shards.put(number)
 
     def _send(self, message: Message) -> None:
         with self._lock:
@@ -95,7 +101,7 @@ class ShardWorker:
             self._send(Failed(_can_be_sent(error)))
         except BaseException as error:
             traceback.print_exc()
-            self._on_broken(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+            self._on_broken(kind_and_text(error))
 
     def _work(self, job: Job, step: Step, tally: _WorkerTally) -> None:
         folder = RunFolder(job.folder)
@@ -207,19 +213,16 @@ def _check_inputs(parts: Sequence[Any]) -> None:
         if getattr(part, "kind", "") == "files" and not storage.is_folder(part.path):
             continue  # (files that were named one by one: each is looked at when it is read)
         try:
-            if not storage.is_folder(part.path):
-                found = storage.size(part.path)
-                if part.num_bytes and found != part.num_bytes:
-                    raise InputError(
-                        f"{_here()} sees another {part.path}: {found:,} bytes, not {part.num_bytes:,}; inputs have to be "
-                        "the same on every node"
-                    )
+            found = part.num_bytes if storage.is_folder(part.path) else storage.size(part.path)
         except InputError as error:
-            if "sees another" in str(error):
-                raise
             raise InputError(f"{_here()} cannot see the input: {error}") from None
         except OSError as error:
             raise InputError(f"{_here()} cannot see the input {part.path}: {os_error_text(error)}") from None
+        if part.num_bytes and found != part.num_bytes:
+            raise InputError(
+                f"{_here()} sees another {part.path}: {found:,} bytes, not {part.num_bytes:,}; inputs have to be the same on "
+                "every node"
+            )
 
 
 def _write_probe(folder: str, name: str) -> None:
@@ -268,9 +271,4 @@ def main(config: Mapping[str, Any]) -> None:
                 command: Command = connection.recv()
             except (EOFError, OSError):
                 os._exit(0)
-            if isinstance(command, Open):
-                worker.open(command.options)
-            elif isinstance(command, Job):
-                worker.begin(command)
-            else:
-                worker.do(command)
+            worker.obey(command)

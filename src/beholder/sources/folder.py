@@ -43,7 +43,7 @@ _DIGITS = 20
 """Numbers of up to so many digits are ordered by value."""
 
 
-class _Names:
+class PackedNames:
     """Packed names: bytes objects live only until `_PIECE` of them have come together."""
 
     def __init__(self) -> None:
@@ -51,6 +51,7 @@ class _Names:
         self._done: list[pa.Array] = []
 
     def add(self, name: bytes) -> None:
+        """One more."""
         self._new.append(name)
         if len(self._new) == _PIECE:
             self._pack()
@@ -60,6 +61,7 @@ class _Names:
         self._new = []
 
     def packed(self) -> pa.Array:
+        """All so far, large_binary, as they came."""
         self._pack()
         return pa.concat_arrays(self._done)
 
@@ -105,7 +107,7 @@ class Collector:
     """Sorts files by what they are while a folder is walked."""
 
     def __init__(self) -> None:
-        self.pictures, self.sidecars = _Names(), _Names()
+        self.pictures, self.sidecars = PackedNames(), PackedNames()
         self.sizes, self.stamps, self.inodes, self.devices = array("q"), array("q"), array("Q"), array("Q")
         self.links: list[_Link] = []
         self.archives: dict[str, list[str]] = {"tars": [], "parquets": [], "zips": []}

@@ -14,7 +14,16 @@ from beholder import columns
 from beholder.columns import SAMPLE
 from beholder.errors import InputError
 from beholder.io import remote
-from beholder.io.schemas import common_schema, fit_table, is_bytes, is_list, merge_remarks, num_rows_of, schema_of, without_unused
+from beholder.io.schemas import (
+    add_counts,
+    common_schema,
+    fit_table,
+    is_bytes,
+    is_list,
+    num_rows_of,
+    schema_of,
+    without_unused,
+)
 from beholder.io.storage import covering_row_groups, open_parquet, rows_within
 from beholder.sources.reader import LateLabels, Part, PicturePart, ReadOptions, SourceOptions
 
@@ -231,11 +240,11 @@ def join_labels(
     for table in tables:
         rows, lost = fit_table(table, schema)
         fitted.append(rows)
-        merge_remarks({} if remarks is None else remarks, lost)
+        add_counts({} if remarks is None else remarks, lost)
     joined = pa.concat_tables(fitted)
     for one in late:
         known, lost = fit_table(one.said, schema)
-        merge_remarks({} if remarks is None else remarks, lost)
+        add_counts({} if remarks is None else remarks, lost)
         places = np.full(joined.num_rows, -1, np.int64)
         places[one.rows] = np.arange(len(one.rows))
         taken = known.take(pa.array(places, mask=places < 0))

@@ -19,7 +19,6 @@ from beholder.columns import PictureReason
 from beholder.errors import InputError, os_error_text, text_of
 from beholder.io import locations, remote, storage
 from beholder.io.remote import RemoteFile
-from beholder.io.remote_stream import RemoteStream
 from beholder.sources.file_kinds import HEAD_BYTES, compression_of, is_tar_header
 from beholder.sources.labels import valid_text
 
@@ -115,18 +114,14 @@ class TarFile:
         """Open it. Raises InputError when it cannot be opened, or is no tar."""
         self.path, self.num_bytes = path, num_bytes
         self.has_globals = False
-        self._raw: IO[bytes]
-        if locations.is_local(path):
-            self._raw = storage.open_binary(path)
-        else:
-            self._raw = cast(IO[bytes], io.BufferedReader(RemoteStream(path, num_bytes)))
+        self._raw: IO[bytes] = storage.open_stream(path, num_bytes)
         try:
             with remote.read_errors(path):
                 head = self._raw.read(HEAD_BYTES)
                 self._raw.seek(0)
             compression = compression_of(head)
             self.is_plain = compression is None
-            self._file = self._raw
+            self._file: IO[bytes] = self._raw
             if compression is not None:
                 self._file = cast(IO[bytes], io.BufferedReader(_Unpacked(_DECOMPRESSORS[compression](self._raw)), 1 << 16))
                 head = self._first_block()

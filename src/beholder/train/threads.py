@@ -83,4 +83,4 @@ def in_order(
             yield item, work(item)
         return
     with one_blas_thread():
-        yield from in_threads(lambda item: (item, work(item)), chain([first], rest), num_threads)
+        yield from in_threads(lambda item: (item, work(item)), chain([first], rest), at_once=num_threads)
