@@ -10,7 +10,6 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeVar, cast
 
@@ -19,6 +18,8 @@ from beholder.io import locations, remote
 from beholder.io.ranges_file import SizedFile
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -185,6 +186,8 @@ class RemoteStream(SizedFile):
     def __init__(
         self, path: str, num_bytes: int, piece_bytes: int = PIECE_BYTES, *, pauses_s: Sequence[float] = _PAUSES_S
     ) -> None:
+        from concurrent.futures import ThreadPoolExecutor
+
         super().__init__(num_bytes)
         self.path, self._piece_bytes, self._pauses_s = path, piece_bytes, pauses_s
         self._low, self._piece = 0, b""
