@@ -34,7 +34,9 @@ _DIM = 8
 _TAR_PICTURES, _FEW_TARS, _MANY_TARS = 256, 1, 7
 _PICTURE_PX = (60, 70)
 _MOST_ROWS, _MOST_ROW_BYTES = 1_000_000, 256 << 20
-"""Of the file of embeddings: as many as a shard has, where that is not too much."""
+"""Of a file of embeddings: as many as a shard has, where that is not too much."""
+_ROWS_A_SECOND = 250_000
+"""Of that file, for each second of the time for all: what is measured reads and scores some twenty times as many."""
 _FEW_FILES, _MANY_FILES = 1, 4
 _ROUNDS = 3
 
@@ -143,25 +145,25 @@ def _tower_core_s(engine: Engine) -> float:
     return (process_time() - began) / (_FEW_TARS + 1) / len(pixels)
 
 
-def measure_rows(folder: Path, dim: int, *, clock: Clock) -> RowsRate:
+def measure_rows(folder: Path, dim: int, *, seconds: float, clock: Clock) -> RowsRate:
     """Two jobs on files of float16 embeddings, which the page cache holds: the rate is that of the rows between them.
 
     The start is what is left of the whole command for the fewer of them.
     """
-    num_rows = min(_MOST_ROWS, _MOST_ROW_BYTES // (2 * dim))
+    num_rows = min(_MOST_ROWS, _MOST_ROW_BYTES // (2 * dim), max(1, int(_ROWS_A_SECOND * seconds)))
     some = np.random.default_rng(0).standard_normal((min(num_rows, 10_000), dim), np.float32).astype(np.float16)
     files = [str(folder / f"rows_{number}.npy") for number in range(_MANY_FILES)]
     for path in files:  # each of its own: one file again and again would come from the processor's cache
         np.save(path, np.resize(some, (num_rows, dim)))
     head = _head(folder, dim)
 
-    def seconds(count: int) -> float:
+    def job(count: int) -> float:
         began = clock()
         score(ScoreOptions(sources=tuple(files[:count]), out=str(folder / f"of_{count}"), heads=(head,), overwrite=True))
         return clock() - began
 
-    seconds(_MANY_FILES)  # to get warm
-    pairs = [(seconds(_FEW_FILES), seconds(_MANY_FILES)) for _ in range(_ROUNDS)]
+    job(_MANY_FILES)  # to get warm
+    pairs = [(job(_FEW_FILES), job(_MANY_FILES)) for _ in range(_ROUNDS)]
     more = (_MANY_FILES - _FEW_FILES) * num_rows
     each_s = max(1e-12, median(many - few for few, many in pairs) / more)
     line = ["-m", "beholder", "score", *files[:_FEW_FILES], "-o", str(folder / "of_one"), "--head", head]
