@@ -253,7 +253,7 @@ TARGETS = {
         name="x.tar",
         tokens=TAR,
         insides=HEADERS,
-        count=17,
+        count=33,
     ),
     "old, sparse and linked tars": Target(
         read=everything,
