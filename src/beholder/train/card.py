@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
-from beholder.errors import OutputError
+from beholder.errors import OutputError, number_of
 from beholder.io import storage, writing
 from beholder.io.outputs import check_ours
 from beholder.models import upload
@@ -20,7 +20,6 @@ from beholder.models.head_layouts import HEAD_FORMAT
 from beholder.models.heads import Head, save_head
 from beholder.train.folds import FEW_GROUPS
 from beholder.train.measures import CONSTANT, Interval
-from beholder.train.ratings.findings import number_of
 
 WORDS = {
     "srcc": "rank correlation (Spearman)",

@@ -11,11 +11,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from beholder.errors import InputError
+from beholder.errors import InputError, number_of
 from beholder.io import locations, storage
 from beholder.train import noise
 from beholder.train.pairs import Pairs
-from beholder.train.ratings.findings import number_of
 from beholder.train.ratings.layout import PairsLayout, layout_of
 from beholder.train.ratings.options import RatingsOptions
 from beholder.train.ratings.ratings import Floats, Numbers, Ratings

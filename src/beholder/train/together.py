@@ -12,9 +12,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from beholder.errors import number_of
 from beholder.train.folds import joined_groups, near_pairs
 from beholder.train.rated import FOLDER, Labels
-from beholder.train.ratings.findings import number_of
 from beholder.train.rows import Matrix, Rows, usable_rows
 from beholder.train.sketches import Sketched, sketched
 from beholder.train.source import EmbeddingSource

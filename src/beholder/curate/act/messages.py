@@ -13,6 +13,7 @@ from typing import Any, Literal
 from beholder.columns import WHERE_NOW
 from beholder.curate.act.journal import MOST_EXAMPLES, JournalState
 from beholder.curate.options import XMP
+from beholder.errors import number_of
 from beholder.io.xmp import REJECTED
 
 REASONS = {
@@ -239,11 +240,6 @@ def _time_text(time: str) -> str:
     return f"{time[:10]} {time[11:16]} UTC" if time.endswith("+00:00") else time
 
 
-def counted(count: int, one: str) -> str:
-    """A number and its noun: 1 picture, 2 pictures."""
-    return f"{count:,} {one if count == 1 else one + 's'}"
-
-
 def stars_text(stars: float) -> str:
     """A rating for people: 5 stars, 1 star, rejected."""
     return "-1 (rejected)" if stars == REJECTED else f"{stars:g} star{'' if stars == 1 else 's'}"
@@ -276,16 +272,16 @@ def act_lines(summary: ActionSummary) -> Iterator[str]:
     elif summary.applied:
         yield f"{verb} {_what(action, *done)}{into}"
         if summary.earlier:
-            yield f"{counted(summary.num_before, 'picture')} of them by earlier runs"
+            yield f"{number_of(summary.num_before, 'picture')} of them by earlier runs"
     else:
         yield f"{would} {new_text}{into}"
         if summary.earlier:
             yield (
-                f"{counted(summary.num_before, 'picture')} {'is' if summary.num_before == 1 else 'are'} {verb} already, by a "
+                f"{number_of(summary.num_before, 'picture')} {'is' if summary.num_before == 1 else 'are'} {verb} already, by a "
                 f"run of {_time_text(summary.time)} that was interrupted; --apply goes on with it"
             )
     if summary.renamed:
-        names = counted(summary.renamed, "picture")
+        names = number_of(summary.renamed, "picture")
         yield f"{names} got another name: dots in a name are replaced, and two pictures may not share a key"
     yield from _caption_lines(summary)
     yield from _star_lines(summary)
@@ -295,10 +291,10 @@ def act_lines(summary: ActionSummary) -> Iterator[str]:
     if summary.num_files_left > len(summary.files_left):
         yield f"... and {summary.num_files_left - len(summary.files_left):,} more files beside pictures stayed behind"
     if summary.num_skipped:
-        yield f"left out: {counted(summary.num_skipped, 'picture')}"
+        yield f"left out: {number_of(summary.num_skipped, 'picture')}"
         yield from _reason_lines(summary, STAR_REASONS if action == XMP else REASONS)
     if summary.num_as_wanted:
-        yield f"left as {'it is' if summary.num_as_wanted == 1 else 'they are'}: {counted(summary.num_as_wanted, 'picture')}"
+        yield f"left as {'it is' if summary.num_as_wanted == 1 else 'they are'}: {number_of(summary.num_as_wanted, 'picture')}"
         yield from _reason_lines(summary, AS_WANTED, as_wanted=True)
     take_back = f"to take it back: {undo_command(str(summary.journal))}"
     if summary.earlier == "finished" and not num_new:
@@ -316,15 +312,15 @@ def act_lines(summary: ActionSummary) -> Iterator[str]:
 
 
 def _what(action: str, pictures: int, files: int, num_bytes: int, shards: int, num_unsized: int = 0) -> str:
-    more = f" with {counted(files - pictures, 'file')} beside" if files > pictures else ""
-    packed = f" in {counted(shards, _SHARDS[action])}" if action in _SHARDS else ""
+    more = f" with {number_of(files - pictures, 'file')} beside" if files > pictures else ""
+    packed = f" in {number_of(shards, _SHARDS[action])}" if action in _SHARDS else ""
     if action == XMP:
-        return counted(pictures, "picture")
+        return number_of(pictures, "picture")
     size = bytes_text(num_bytes)
     if num_unsized:
-        unknown = f"unknown bytes of {counted(num_unsized, 'file')} on servers"
+        unknown = f"unknown bytes of {number_of(num_unsized, 'file')} on servers"
         size = f"{size} and {unknown}" if num_bytes else unknown
-    return f"{counted(pictures, 'picture')}{more}, {size}{packed}"
+    return f"{number_of(pictures, 'picture')}{more}, {size}{packed}"
 
 
 def _star_lines(summary: ActionSummary) -> Iterator[str]:
@@ -334,9 +330,9 @@ def _star_lines(summary: ActionSummary) -> Iterator[str]:
     words = {"label": "a label alone"}
     given = [f"{count:,} with {words.get(stars) or stars_text(int(stars))}" for stars, count in summary.ratings.items()]
     new = summary.num_done - summary.num_changed
-    yield f"{', '.join(given)}; {counted(new, 'new sidecar')}, {summary.num_changed:,} changed"
+    yield f"{', '.join(given)}; {number_of(new, 'new sidecar')}, {summary.num_changed:,} changed"
     if summary.num_with_raw:
-        yield f"{counted(summary.num_with_raw, 'sidecar')} of them also named as that of a raw file beside the picture"
+        yield f"{number_of(summary.num_with_raw, 'sidecar')} of them also named as that of a raw file beside the picture"
 
 
 def _not_kept_lines(summary: ActionSummary) -> Iterator[str]:
@@ -344,17 +340,17 @@ def _not_kept_lines(summary: ActionSummary) -> Iterator[str]:
     for word, count in summary.not_kept.items():
         if summary.action == XMP:
             them = "its other names keep" if count == 1 else "their other names keep"
-            yield f"{counted(count, 'changed sidecar')} with hard links: {them} what was there"
+            yield f"{number_of(count, 'changed sidecar')} with hard links: {them} what was there"
         elif word == "links":
             most = f" (up to {summary.most_links:,} names each)" if summary.most_links else ""
             yield (
-                f"{counted(count, 'file')} with hard links{most} {'were' if summary.applied else 'would be'} moved to another "
-                "file system, each as a copy of its own: the other names keep the file that was there"
+                f"{number_of(count, 'file')} with hard links{most} {'were' if summary.applied else 'would be'} moved to "
+                "another file system, each as a copy of its own: the other names keep the file that was there"
             )
         else:
             why = "the file system has none" if word == "attributes" else "needs root, or the file system has none"
             does, whose = "did" if summary.applied else "would", "its" if count == 1 else "their"
-            yield f"{counted(count, 'file')} {does} not keep {whose} {KEPT[word]} on another file system ({why})"
+            yield f"{number_of(count, 'file')} {does} not keep {whose} {KEPT[word]} on another file system ({why})"
 
 
 def _caption_lines(summary: ActionSummary) -> Iterator[str]:
@@ -363,11 +359,11 @@ def _caption_lines(summary: ActionSummary) -> Iterator[str]:
         return
     written, replaced, kept, without = (summary.captions.get(word, 0) for word in ("written", "replaced", "kept", "without"))
     instead = f", {replaced:,} in place of one beside the picture" if replaced else ""
-    yield f"{counted(written, 'caption')} of column {summary.caption_column!r}{instead}"
+    yield f"{number_of(written, 'caption')} of column {summary.caption_column!r}{instead}"
     if kept or without:
         told = [f"{kept:,} {'keeps the one' if kept == 1 else 'keep those'} beside"] if kept else []
         told += [f"{without:,} {'has' if without == 1 else 'have'} none"] if without else []
-        yield f"{counted(kept + without, 'picture')} without a caption in that column: {', '.join(told)}"
+        yield f"{number_of(kept + without, 'picture')} without a caption in that column: {', '.join(told)}"
 
 
 def _reason_lines(summary: ActionSummary, words: Mapping[str, str], *, as_wanted: bool = False) -> Iterator[str]:
@@ -391,19 +387,19 @@ def undo_lines(summary: ActionSummary, action: str) -> Iterator[str]:
     if has_any and action == XMP:
         new = summary.num_files - summary.num_changed
         yield (
-            f"{counted(summary.num_files, 'sidecar')}: {new:,} {would}taken away, {summary.num_changed:,} {would}put back as "
+            f"{number_of(summary.num_files, 'sidecar')}: {new:,} {would}taken away, {summary.num_changed:,} {would}put back as "
             f"{'it was' if summary.num_changed == 1 else 'they were'}"
         )
     elif has_any:
-        files = f" ({counted(summary.num_files, 'file')})" if summary.num_files > summary.num_done else ""
-        yield f"{counted(summary.num_done, 'picture')}{files}, {bytes_text(summary.num_bytes)}: {would}{done}"
+        files = f" ({number_of(summary.num_files, 'file')})" if summary.num_files > summary.num_done else ""
+        yield f"{number_of(summary.num_done, 'picture')}{files}, {bytes_text(summary.num_bytes)}: {would}{done}"
     else:
         yield f"nothing {would or 'was '}{done}" + ("" if summary.num_skipped else ": nothing of it is left to take back")
     yield from _not_kept_lines(summary)
     yield from summary.notes
     if summary.num_skipped:
         kept, other = ("shard", "folder") if action in _SHARDS else ("file", "--journal-out")
-        yield f"{would}left as {'it is' if summary.num_skipped == 1 else 'they are'}: {counted(summary.num_skipped, kept)}"
+        yield f"{would}left as {'it is' if summary.num_skipped == 1 else 'they are'}: {number_of(summary.num_skipped, kept)}"
         yield from _reason_lines(summary, {})
         yield (
             f"see to {'it' if summary.num_skipped == 1 else 'them'} by hand, then run it again: "

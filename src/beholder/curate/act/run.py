@@ -20,14 +20,13 @@ from beholder.curate.act.messages import (
     ActionSummary,
     act_lines,
     bytes_text,
-    counted,
     nothing_selected,
     shown_path,
     undo_command,
 )
 from beholder.curate.act.plan import Job, Progress, Say
 from beholder.curate.options import ACTION_FLAGS, SHARDED, XMP, Action, ActionOptions
-from beholder.errors import InputError, OutputError, writing_failed
+from beholder.errors import InputError, OutputError, number_of, writing_failed
 from beholder.io import locations
 from beholder.locate.locate import PictureFinder
 from beholder.locate.named_sources import NamedSources
@@ -288,6 +287,6 @@ def _undone_text(state: JournalState, path: str) -> str:
         kind, other = "shard", f"or name another folder with --{state.action}"
     if count is None:
         return f"an undo of this act was begun and is not finished; run it again ({undo_command(path)}), {other}"
-    left = f"{counted(count, kind)} as {'it was' if count == 1 else 'they were'}"
+    left = f"{number_of(count, kind)} as {'it was' if count == 1 else 'they were'}"
     look = undo_command(path, apply=False)
     return f"an undo of this act was begun and left {left}; see why ({look}) and end it with --apply, {other}"

@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beholder import columns
-from beholder.curate.act.messages import counted
 from beholder.curate.advise.rows import head_of
 from beholder.curate.advise.wording import about_other_scales
 from beholder.curate.options import BYTES, EXACT_BYTES, KEEP_WORDS, OLDEST, PIXELS, SCORE, SelectRules
@@ -26,7 +25,7 @@ from beholder.curate.select.range_mask import RangeMask
 from beholder.curate.select.ranking import GumbelSampler, Ranking
 from beholder.curate.select.row_mask import NUMBER, RowMask, sizes_of
 from beholder.curate.select.values import Cuts, Values, choose_columns, cuts_of, read_values
-from beholder.errors import InputError
+from beholder.errors import InputError, number_of
 from beholder.io import locations, storage
 from beholder.kernels import ordering
 from beholder.scoreset import database, joined
@@ -242,7 +241,7 @@ class RuleRunner:
                 count = joined.read_list(self.rows.connection, path, table, self.rows.scratch)
                 for found in database.rows_of(self.rows.connection, joined.rows_in(table, self.rows.database()[1])):
                     dropped += self.arrays.drop_rows("excluded", found, protected_too=True)
-            self.arrays.note("excluded", f"not in {path}", dropped, note=f"{counted(count, 'sample')} in the list")
+            self.arrays.note("excluded", f"not in {path}", dropped, note=f"{number_of(count, 'sample')} in the list")
             if count and not dropped:
                 self.notes.append(f"--exclude {path}: {_none_of(count)} among the rows that were left")
         if marked_drop is not None:
@@ -389,8 +388,8 @@ class RuleRunner:
         larger = int(((most > kept) & (kept >= 0)).sum())
         if count:
             self.notes.append(
-                f"a picture with more pixels than the one kept is in {larger:,} of {counted(count, 'group')} of near-duplicates"
-                + ("; --dedup-keep pixels keeps the largest" if larger else "")
+                f"a picture with more pixels than the one kept is in {larger:,} of {number_of(count, 'group')} of "
+                "near-duplicates" + ("; --dedup-keep pixels keeps the largest" if larger else "")
             )
 
     def _identical(self) -> None:
@@ -432,7 +431,7 @@ class RuleRunner:
         if found.num_unread:
             stays = "it stays" if found.num_unread == 1 else "they stay"
             self.notes.append(
-                f"{counted(found.num_unread, 'picture')} could not be read, so {stays} (the first: {found.example})"
+                f"{number_of(found.num_unread, 'picture')} could not be read, so {stays} (the first: {found.example})"
             )
 
     def _selection_order(self) -> npt.NDArray[np.uint32]:
@@ -484,7 +483,7 @@ class RuleRunner:
         dropped = mask.keep_best_of_groups("balance", groups.codes, wanted)
         text = f"equally many of each {column}" + (f", {self.rules.top:,} in all" if self.rules.top is not None else "")
         some = int(np.count_nonzero(sizes))
-        note = f"{level:,} of each of {counted(some, 'group')}"
+        note = f"{level:,} of each of {number_of(some, 'group')}"
         self.thresholds["balance"] = mask.note("balance", text, dropped, level, note=note)
 
     def _best(self) -> None:
@@ -496,7 +495,7 @@ class RuleRunner:
         groups = None if rules.per is None else self._groups(rules.per, "--per")
         sizes = np.array([self.mask.left]) if groups is None else self.arrays.group_sizes(groups.codes, groups.num_groups)
         some = int(np.count_nonzero(sizes))
-        of_each, note = ("", "") if groups is None else (f" of each {rules.per}", counted(some, "group"))
+        of_each, note = ("", "") if groups is None else (f" of each {rules.per}", number_of(some, "group"))
         if number is not None:
             wanted = np.full(len(sizes), min(number, self.mask.left), np.int64)
             self._cut("top", f"top {number:,}{of_each}", groups, wanted, note)
@@ -504,8 +503,8 @@ class RuleRunner:
             wanted = grouping.share_of(sizes, share)
             text, before = f"top {float(100 * share):.12g} %", f" before top {number:,}" if number is not None else ""
             if groups is None:
-                text += f" of {'the ' if before else ''}{counted(int(sizes[0]), 'row')}{before}"
-                note = counted(int(wanted[0]), "row")
+                text += f" of {'the ' if before else ''}{number_of(int(sizes[0]), 'row')}{before}"
+                note = number_of(int(wanted[0]), "row")
             else:
                 text += of_each + (f" as it was{before}" if before else "")
             self._cut("top_share", text, groups, wanted, note)

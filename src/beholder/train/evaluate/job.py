@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from beholder.errors import InputError
+from beholder.errors import InputError, number_of
 from beholder.notices import doing
 from beholder.train.evaluate.by import ByColumn, InGroup, by_column, labels_of_pairs, pairs_in, pictures_in
 from beholder.train.evaluate.evaluation import Comparisons, Judged, compare_pairs, compare_pictures
@@ -19,7 +19,7 @@ from beholder.train.measures import CONSTANT, finite_or_none
 from beholder.train.noise import Ceiling, noise_ceiling, pair_ceiling, suspicious_marks, suspicious_ratings
 from beholder.train.options import EvaluateOptions
 from beholder.train.rated import Labels, labels_of, rated_pairs, ratings_record, variances_of
-from beholder.train.ratings.findings import is_or_are, number_of
+from beholder.train.ratings.findings import is_or_are
 from beholder.train.ratings.match import FEWEST_RATINGS
 from beholder.train.ratings.ratings import Numbers, Ratings
 from beholder.train.ratings.read import read_ratings

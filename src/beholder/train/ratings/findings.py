@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from beholder.errors import number_of as number_of
 from beholder.errors import one_line
 
 _MOST_EXAMPLES = 3

@@ -9,12 +9,12 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 
-from beholder.errors import InputError
+from beholder.errors import InputError, number_of
 from beholder.io import remote, storage
 from beholder.io.xmp import REJECTED, SUFFIX, UNRATED, XmpRating, parse_rating, read_rating
 from beholder.pixels.xmp import embedded_packet
 from beholder.sources.file_kinds import PICTURE_SUFFIXES, RAW_SUFFIXES, suffix_of
-from beholder.train.ratings.findings import Findings, is_or_are, number_of
+from beholder.train.ratings.findings import Findings, is_or_are
 from beholder.train.ratings.means import decisions
 from beholder.train.ratings.options import RatingsOptions
 from beholder.train.ratings.ratings import DROP, KEEP, Ratings

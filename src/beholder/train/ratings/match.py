@@ -12,8 +12,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from beholder.errors import InputError
-from beholder.train.ratings.findings import Finding, Findings, is_or_are, number_of
+from beholder.errors import InputError, number_of
+from beholder.train.ratings.findings import Finding, Findings, is_or_are
 from beholder.train.ratings.ratings import Numbers, Ratings
 from beholder.train.ratings.rows import names_at
 

@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from beholder.errors import InputError, damaged
+from beholder.errors import InputError, damaged, number_of
 from beholder.io import remote, schemas, storage
-from beholder.train.ratings.findings import Findings, is_or_are, number_of
+from beholder.train.ratings.findings import Findings, is_or_are
 from beholder.train.ratings.layout import MeanLayout
 from beholder.train.ratings.options import RATING_COLUMN, RatingsOptions
 from beholder.train.ratings.ratings import DROP, KEEP, Floats, Numbers, Ratings, Votes

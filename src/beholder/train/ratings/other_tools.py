@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from beholder.errors import InputError
+from beholder.errors import InputError, number_of
 from beholder.io import locations
 from beholder.sources.labels import valid_text
-from beholder.train.ratings.findings import Findings, is_or_are, number_of
+from beholder.train.ratings.findings import Findings, is_or_are
 from beholder.train.ratings.means import of_votes
 from beholder.train.ratings.options import RatingsOptions
 from beholder.train.ratings.pairs import of_pairs

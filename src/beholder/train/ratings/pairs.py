@@ -6,9 +6,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from beholder.errors import ChoiceNeededError, InputError
+from beholder.errors import ChoiceNeededError, InputError, number_of
 from beholder.io import schemas
-from beholder.train.ratings.findings import Findings, is_or_are, number_of
+from beholder.train.ratings.findings import Findings, is_or_are
 from beholder.train.ratings.layout import PairsLayout
 from beholder.train.ratings.options import RatingsOptions
 from beholder.train.ratings.ratings import Floats, Numbers, Pairs, Ratings

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from beholder.errors import number_of
 from beholder.io import locations
-from beholder.train.ratings.findings import Finding, number_of
+from beholder.train.ratings.findings import Finding
 from beholder.train.ratings.options import Kind
 from beholder.train.ratings.reliability import Reliability
 

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from beholder.errors import InputError
-from beholder.train.ratings.findings import Findings, is_or_are, number_of
+from beholder.errors import InputError, number_of
+from beholder.train.ratings.findings import Findings, is_or_are
 from beholder.train.ratings.options import RatingsOptions
 from beholder.train.ratings.ratings import Floats, Numbers
 

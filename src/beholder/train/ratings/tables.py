@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from beholder.errors import InputError
+from beholder.errors import InputError, number_of
 from beholder.io import remote, schemas, storage
 from beholder.io.tables import check_names, header_of, open_table, read_objects
 from beholder.scoreset.row_names import whole
 from beholder.sources.labels import valid_text
-from beholder.train.ratings.findings import Findings, number_of
+from beholder.train.ratings.findings import Findings
 from beholder.train.ratings.ratings import Floats
 from beholder.train.ratings.rows import Mask, Rows, mask_of, number_names
 
