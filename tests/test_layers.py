@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -131,6 +132,7 @@ def modules() -> dict[str, Path]:
     return {name.removesuffix(".__init__"): file for name, file in found.items()}
 
 
+@functools.cache
 def imported_modules() -> dict[str, set[str]]:
     """The modules that each module imports, at its top or inside a function; names of the package itself are left out."""
     files = modules()

@@ -15,6 +15,7 @@ from beholder import load_head
 from beholder.browse.options import BrowseOptions
 from oracles.browse_page import Open, kept, tiles, until, wait_for_tiles
 from oracles.browse_sets import Served, TasteSet, running, write_taste_set
+from oracles.tiers import mostly_slow
 
 N, DIM, WITHOUT = 90, 10, 6
 
@@ -228,7 +229,7 @@ def test_a_set_without_embeddings_has_no_row_and_says_why(photo_server: Any, ope
     assert page.locator(".taste-key").is_hidden()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", mostly_slow(["light", "dark"]))
 def test_at_390_pixels_everything_is_there_and_nothing_runs_over(
     scheme: str, served: Served, made: TasteSet, open_page: Open
 ) -> None:

@@ -91,7 +91,7 @@ def test_a_damaged_lease_in_a_bucket_is_waited_for_and_said(tmp_path: Path, s3: 
     assert "out/.lease" not in stored(s3)
 
 
-@sizes("quick", "soak")
+@sizes("slow", "soak")
 def test_damage_in_a_bucket_is_mended_by_the_same_command(
     tmp_path: Path, s3: Any, small_head: Path, fault_table: FaultTable, num_faults: int
 ) -> None:

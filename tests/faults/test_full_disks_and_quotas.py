@@ -14,7 +14,7 @@ import pytest
 from oracles.disturbing import Fault, Job, cost_of, disturb, ends_by, told
 from oracles.fault_table import Difference, FaultTable
 from oracles.program import Done
-from oracles.tiers import sizes
+from oracles.tiers import sized, sizes
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
 ROOM = 64 << 20
@@ -65,8 +65,7 @@ def needs(job: Job, folder: Path, suffix: str) -> tuple[int, int]:
 
 
 @needs_root
-@sizes("quick", "soak")
-@pytest.mark.parametrize("what", ["bytes", "files"])
+@pytest.mark.parametrize(("what", "size"), sized([("bytes",), ("files",)], [("files",)]))
 def test_a_disk_that_is_too_small(tmp_path: Path, fault_table: FaultTable, rows_job: Job, num_faults: int, what: str) -> None:
     """Of a size drawn between nothing and what the job takes, so that it is full at any moment; then it is made larger."""
     kind = "disk full" if what == "bytes" else "no file more can be made (inodes)"

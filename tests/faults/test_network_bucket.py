@@ -192,7 +192,7 @@ def test_what_lasts_ends_in_one_line_and_the_same_command_finishes_later(
     assert strays(s3) == []
 
 
-@pytest.mark.parametrize("kind", mostly_slow(["403", "500"]))
+@pytest.mark.parametrize("kind", mostly_slow(["403", "500"], quick=0))
 def test_pictures_that_a_server_refused_are_rejects_that_are_done_again(
     tmp_path: Path, impatient: BadProxy, s3: Any, small_tower: Path, small_head: Path, plain_head: Path,
     fault_table: FaultTable, kind: str,

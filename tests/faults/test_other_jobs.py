@@ -105,8 +105,7 @@ def test_undoing(
     disturb_files(named("undo --apply", sent), job, fault_table, tmp_path, num_faults, sent, is_whole=True)
 
 
-@sizes("quick", "soak")
-@pytest.mark.parametrize("sent", SIGNALS)
+@pytest.mark.parametrize(("sent", "size"), sized(zip(SIGNALS), [(SIGNALS[0],)]))
 def test_training(
     tmp_path: Path, fault_table: FaultTable, job_env: dict[str, str], num_faults: int, sent: signal.Signals
 ) -> None:

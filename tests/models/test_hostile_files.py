@@ -220,6 +220,7 @@ def test_names_of_two_texts_are_seen(harm: str, told: str, is_kept: bool, tmp_pa
         refused(tmp_path / "x.pth", odd_pickles.repacked(saved(WEIGHTS), description), told)
 
 
+@pytest.mark.slow
 def test_a_key_of_tuples_in_tuples(tmp_path: Path) -> None:
     """Python would hash it by 300,000 calls in each other, which no stack has room for: the process would end."""
     deep = [(b"}", b""), (b")", b""), *[(b"\x85", b"")] * 300_000, (b"N", b""), (b"s", b"")]

@@ -155,7 +155,7 @@ def test_no_room_for_what_is_made_is_one_line(here: Path, small_tower: Path) -> 
     assert not (here / "rates.json").exists()
 
 
-@pytest.mark.parametrize("small_first", [False, True])
+@pytest.mark.parametrize("small_first", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_pictures_pay_for_themselves_alone(tmp_path: Path, small_first: bool) -> None:
     """Small ones after large ones, of which some are queued at the worker when the clock ends: processor time, 100 to 1.
 

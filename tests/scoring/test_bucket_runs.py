@@ -102,6 +102,7 @@ def test_scores_of_embeddings_are_those_of_a_local_run(
     check_same(s3, f"out{suffix}", tmp_path / "local")
 
 
+@pytest.mark.slow
 def test_what_other_machines_have_at_hand_is_left_alone(tmp_path: Path, s3: Any, small_head: Path, scratch: Path) -> None:
     """Where TMPDIR is on a disk that machines share: their processes are not to be seen from here."""
     source, left, machines = make_arrays(tmp_path / "in"), dict[str, Path](), set[str]()
@@ -304,6 +305,7 @@ def test_two_runs_at_once_come_to_the_right_result_all_the_same(tmp_path: Path, 
     assert score(options).num_new == 0
 
 
+@pytest.mark.slow
 def test_a_shard_that_is_damaged_in_the_bucket_is_done_again(tmp_path: Path, s3: Any, small_head: Path) -> None:
     source = make_arrays(tmp_path / "in")
     (tmp_path / "local").mkdir()
@@ -348,6 +350,7 @@ def test_overwrite_in_a_bucket(tmp_path: Path, s3: Any, small_head: Path, suffix
     check_same(s3, f"out{suffix}", tmp_path / "local")
 
 
+@pytest.mark.slow
 def test_a_folder_that_an_earlier_version_uploaded_is_read_but_not_continued(tmp_path: Path, s3: Any, small_head: Path) -> None:
     """It had the record of a finished result, a zip in place of done-markers, and the shards."""
     source = make_arrays(tmp_path / "in")
@@ -382,6 +385,7 @@ def chosen(place: str, tmp_path: Path) -> pl.DataFrame:
     return pl.read_csv(tmp_path / "kept.csv")
 
 
+@pytest.mark.slow
 def test_readers_take_nothing_of_the_runs_own_for_results(tmp_path: Path, s3: Any, small_head: Path) -> None:
     """While a run works in a bucket, and after it."""
     source = make_arrays(tmp_path / "in")
@@ -422,6 +426,7 @@ def listings(s3: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     logger.setLevel(before)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_lists_and_opens_nothing_of_finished_shards(
     tmp_path: Path, s3: Any, small_head: Path, listings: list[str]
 ) -> None:

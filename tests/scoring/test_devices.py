@@ -128,6 +128,7 @@ def beholder_options(source: Path, out: Path, head: Path, **more: Any) -> Any:
     return ScoreOptions(sources=(str(source),), out=str(out), heads=(str(head),), shard_rows=5, **more)
 
 
+@pytest.mark.slow
 def test_what_has_changed_is_done_anew_and_told_as_by_one(
     inputs: Path, tmp_path: Path, small_tower: Path, plain_head: Path
 ) -> None:

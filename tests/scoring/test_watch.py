@@ -123,7 +123,7 @@ def check_metrics(path: Path, out: Path) -> None:
     assert abs(found["beholder_last_success_timestamp_seconds"][own] - time.time()) < 600
 
 
-@pytest.mark.parametrize("devices", [None, "cpu:2"])
+@pytest.mark.parametrize("devices", [None, pytest.param("cpu:2", marks=pytest.mark.slow)])
 def test_log_metrics_and_times_of_a_run(rows: Path, tmp_path: Path, small_head: Path, devices: str | None) -> None:
     out = tmp_path / "out"
     summary = score(job(rows, out, small_head, devices=devices))

@@ -75,7 +75,7 @@ def test_without_a_head_to_start_from_it_is_scikit_learns(num_rows: int) -> None
     assert taste.num_keep + taste.num_drop == num_rows
 
 
-@pytest.mark.parametrize("num_marks", [40, pytest.param(80, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_marks", [pytest.param(40, marks=pytest.mark.slow), pytest.param(80, marks=pytest.mark.slow)])
 def test_what_is_said_of_marks_not_seen_comes_true(num_marks: int) -> None:
     """Against fresh pictures: neither too good nor too bad, on the mean of many draws; and so for what was there before."""
     fresh, is_kept, _ = marked(3000, 16, 500)

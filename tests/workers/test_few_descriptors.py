@@ -70,7 +70,7 @@ print("done")
     [
         ("thumbnails", 3, 10, 0, "mend that (memory, ulimit -n, ulimit -u, ulimit -v), then try again"),
         ("thumbnails", 8, 2, 1, "mend that (memory, ulimit -n, ulimit -u, ulimit -v), then try again"),
-        ("pixels", 3, 10, 0, "mend that, or use none (0 workers)"),
+        pytest.param("pixels", 3, 10, 0, "mend that, or use none (0 workers)", marks=pytest.mark.slow),
         pytest.param("pixels", 8, 10, 0, "mend that, or use none (0 workers)", marks=pytest.mark.slow),
     ],
 )

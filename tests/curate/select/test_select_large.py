@@ -25,6 +25,7 @@ from beholder.scoreset import row_reader
 from beholder.scoreset.row_names import Names
 from beholder.scoreset.row_reader import RowReader
 from beholder.scoreset.score_set import open_scores
+from oracles.tiers import mostly_slow
 
 
 def made(num_rows: int, seed: int = 3, decimals: int = 2) -> pa.Table:
@@ -66,7 +67,7 @@ def table() -> pa.Table:
     return made(20_000)
 
 
-@pytest.mark.parametrize("few_rows", [10**9, 500, 0])
+@pytest.mark.parametrize("few_rows", mostly_slow([500, 10**9, 0]))
 @pytest.mark.parametrize("decimals", [2, 0])
 def test_ties_are_told_apart_by_windows_of_names(few_rows: int, decimals: int) -> None:
     table = made(20_000, decimals=decimals)
