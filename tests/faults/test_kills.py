@@ -75,7 +75,7 @@ def test_a_run_on_two_devices_is_killed(tmp_path: Path, fault_table: FaultTable,
     disturb(kind, devices_job, fault_table, tmp_path, num_faults, kill_the_run, ends_by(KILLED))
 
 
-@sizes("slow", "soak")
+@sizes("soak")
 def test_a_process_of_a_device_is_killed(tmp_path: Path, fault_table: FaultTable, devices_job: Job, num_faults: int) -> None:
     kind = "kill -9 of a process of --devices cpu:2"
     disturb(kind, devices_job, fault_table, tmp_path, num_faults, kill_a_child, undisturbed)

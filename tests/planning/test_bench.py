@@ -21,7 +21,6 @@ from beholder.planning.decode_rate import measure_decoding
 from beholder.planning.options import BenchOptions
 from beholder.planning.rates import SizeRate, fitted, load, through
 from beholder.sources.reader import PictureRef
-from oracles import program
 from oracles.library_models import saved, siglip
 from oracles.picture_jobs import picture_bytes
 
@@ -105,7 +104,7 @@ def test_everything_is_measured_and_kept(here: Path, small_tower: Path) -> None:
 def test_every_stage_ends_by_the_clock(here: Path, small_tower: Path) -> None:
     """Of a clock that jumps 100 s each time, each stage does the least that it can."""
     clock = Ticking(100.0)
-    options = BenchOptions(backbone=str(small_tower), device="cpu", precision="fp32", out="rates.json")
+    options = BenchOptions(backbone=str(small_tower), device="cpu", precision="fp32", max_time_s=1, out="rates.json")
     found, notes = bench(options, clock=clock)
     assert notes == []
     assert clock.num_asked < 250
@@ -187,8 +186,8 @@ def test_a_published_tower_by_any_of_its_names(here: Path, monkeypatch: pytest.M
 
 
 def bench_and_plan(*words: str) -> tuple[str, int]:
-    done = program.beholder(*words, cwd=Path.cwd())
-    return (done.stderr.strip().splitlines()[-1] if done.returncode else done.stdout), done.returncode
+    done = CliRunner().invoke(app, words)
+    return str(done.exception) if done.exit_code else done.stdout, done.exit_code
 
 
 @pytest.mark.slow

@@ -122,7 +122,7 @@ def test_a_list_in_a_bucket_of_pictures_here(tmp_path: Path, s3: Any, small_towe
     check(s3, options, "out", tmp_path, (5, 3, 1, 1))
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize(("kind", "suffix"), LISTS)
 def test_a_list_here_of_pictures_in_a_bucket(
     tmp_path: Path, s3: Any, small_tower: Path, plain_head: Path, kind: str, suffix: str

@@ -14,9 +14,12 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 from skimage import data
+from typer.testing import CliRunner
 
 import beholder
-from oracles import program
+from beholder import BeholderError
+from beholder.cli.app import app
+from oracles.in_process import command
 from oracles.library_models import by_the_library, clip, saved, siglip
 from oracles.peers import PEERS, ask, needs_peers
 
@@ -43,6 +46,12 @@ def make_pictures(folder: Path) -> list[Path]:
     return paths
 
 
+def run(*words: Any, status: int = 0) -> None:
+    """A command in this process, which has the libraries already."""
+    done = CliRunner().invoke(app, list(map(str, words)))
+    assert done.exit_code == status, (done.output, done.exception)
+
+
 def scores_in(path: Path) -> dict[str, float]:
     table = pyarrow.csv.read_csv(path)
     column = next(name for name in table.column_names if name not in ("sample", "width", "height", "num_bytes", "traits"))
@@ -51,15 +60,10 @@ def scores_in(path: Path) -> dict[str, float]:
 
 
 @pytest.mark.slow
-def test_from_pictures_to_a_head_to_scores(tmp_path: Path) -> None:
-    paths = make_pictures(tmp_path / "pictures")
+def test_from_pictures_to_a_head_to_scores(here: Path) -> None:
+    tmp_path, paths = here, make_pictures(here / "pictures")
     model, processor = saved(tmp_path / "tower", siglip)
     backbone = f"transformers:{tmp_path / 'tower'}"
-
-    def run(*words: Any, status: int = 0) -> str:
-        done = program.beholder(*map(str, words), cwd=tmp_path)
-        assert done.returncode == status, done.stderr
-        return done.stdout + done.stderr
 
     where = ["--backbone", backbone, "--device", "cpu", "--precision", "fp32"]
     run("embed", "pictures", "-o", "set.parquet", "--dtype", "float32", "--raw", "--workers", "2", *where, status=3)
@@ -80,40 +84,38 @@ def test_from_pictures_to_a_head_to_scores(tmp_path: Path) -> None:
     run("score", "pictures", "-o", "scores.csv", "--head", "./mine.safetensors", "--workers", "2", *where, status=3)
     run("score", "pictures", "-o", "here.csv", "--head", "./mine.safetensors", "--workers", "0", *where, status=3)
     run("score", "set.parquet", "-o", "again.csv", "--head", "./mine.safetensors")
-    found, here, again = (scores_in(tmp_path / f"{name}.csv") for name in ("scores", "here", "again"))
+    found, alone, again = (scores_in(tmp_path / f"{name}.csv") for name in ("scores", "here", "again"))
     expected = head.score(wanted)
     assert np.ptp(expected) > 0.5
-    assert found == here
+    assert found == alone
     np.testing.assert_allclose([found[name] for name in sorted(found)], expected, atol=1e-4)
     np.testing.assert_allclose([again[name] for name in sorted(again)], expected, atol=1e-4)
 
 
 @pytest.mark.slow
-def test_heads_and_embeddings_of_other_spaces_are_refused(tmp_path: Path) -> None:
+def test_heads_and_embeddings_of_other_spaces_are_refused(here: Path) -> None:
+    tmp_path = here
     make_pictures(tmp_path / "pictures")
     for name, maker, seed in (("tower", siglip, 0), ("others/tower", siglip, 1), ("clip", clip, 0)):
         saved(tmp_path / name, maker, seed)
 
-    def line(*words: Any) -> str:
-        done = program.beholder(*map(str, words), cwd=tmp_path)
-        assert done.returncode == 1, done.stdout
-        return done.stderr.strip().splitlines()[-1]
+    def line(*words: str) -> str:
+        with pytest.raises(BeholderError) as caught:
+            command(*words)
+        return str(caught.value)
 
     tower, others, projected = (f"transformers:{tmp_path / name}" for name in ("tower", "others/tower", "clip"))
-    done = program.beholder("embed", "pictures", "-o", "set.parquet", "--backbone", tower, "--workers", "1", cwd=tmp_path)
-    assert done.returncode == 3, done.stderr
-    done = program.beholder("train", "set.parquet", "--ratings", "ratings.csv", "-o", "mine.safetensors", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    run("embed", "pictures", "-o", "set.parquet", "--backbone", tower, "--workers", "1", status=3)
+    run("train", "set.parquet", "--ratings", "ratings.csv", "-o", "mine.safetensors")
     head = ["--head", "./mine.safetensors"]
     ours = beholder.load_head(tmp_path / "mine.safetensors").backbone
     told = line("score", "pictures", "--backbone", others, *head)
-    assert told.startswith(f"beholder: mine scores embeddings of {ours}, and transformers:tower#")
+    assert told.startswith(f"mine scores embeddings of {ours}, and transformers:tower#")
     assert told.endswith("is another tower; its scores would mean nothing")
     assert "scores embeddings of length 48, and transformers:clip#" in line("score", "pictures", "--backbone", projected, *head)
-    done = program.beholder("embed", "pictures", "-o", "other.parquet", "--backbone", others, "--workers", "1", cwd=tmp_path)
-    assert done.returncode == 3, done.stderr
+    run("embed", "pictures", "-o", "other.parquet", "--backbone", others, "--workers", "1", status=3)
     told = line("score", "other.parquet", *head)
-    assert told.startswith("beholder: these embeddings were made with transformers:tower#")
+    assert told.startswith("these embeddings were made with transformers:tower#")
     assert f"but mine is made for {ours}" in told
     told = line("train", "set.parquet", "--ratings", "ratings.csv", "-o", "b.safetensors", "--backbone", "timm:tower")
     assert f"is of {ours} by its stamp, not of timm:tower" in told

@@ -150,7 +150,7 @@ TARGETS: Mapping[str, Target] = {
     "selected, TSV": Target(selected, functools.partial(of_csv, "\t"), "x.tsv", count=5, **_CSV),
     "advised and reported, CSV": Target(looked_at, of_csv, "x.csv", count=5, **_CSV),
     "joined, CSV": Target(joined, of_csv, "x.csv", count=5, **_CSV),
-    "excluded": Target(excluded, of_list, "x.txt", count=6, **_CSV),
+    "excluded": Target(excluded, of_list, "x.txt", count=12, **_CSV),
     "from memory": Target(as_frame, of_parquet, "x.parquet", count=15, **_LIMITS),
 }
 
