@@ -16,8 +16,10 @@ from hypothesis import HealthCheck, settings
 
 sys.path.insert(0, str(Path(__file__).parent))  # for `oracles`
 pytest.register_assert_rewrite("oracles")
-# No property fails because the machine is slow.
-settings.register_profile("untimed", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# No property fails because the machine is slow. Each run tries other examples.
+settings.register_profile(
+    "untimed", settings.default, max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("untimed")
 gc.disable()  # while tests are collected: it would look through all that is imported, again and again
 

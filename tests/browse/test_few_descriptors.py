@@ -68,7 +68,11 @@ ADVICE = "mend that (memory, ulimit -u, ulimit -n), then try again"
 
 
 @pytest.mark.parametrize(
-    ("when", "said"), [("before", [f"{NONE}; {ADVICE}"] * 2 + ["found 5"]), ("after", ["found 5", "found 5"])]
+    ("when", "said"),
+    [
+        ("before", [f"{NONE}; {ADVICE}"] * 2 + ["found 5"]),
+        pytest.param("after", ["found 5", "found 5"], marks=pytest.mark.slow),
+    ],
 )
 def test_conditions_outlive_a_lack_of_descriptors(when: str, said: list[str]) -> None:
     line = [sys.executable, "-c", PROGRAM, when]

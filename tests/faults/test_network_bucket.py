@@ -216,8 +216,8 @@ def test_pictures_that_a_server_refused_are_rejects_that_are_done_again(
 @pytest.mark.parametrize(
     "where",
     [
-        "done by the server, answer lost", pytest.param("reset", marks=pytest.mark.slow),
-        pytest.param("500", marks=pytest.mark.slow),
+        pytest.param("done by the server, answer lost", marks=pytest.mark.slow),
+        pytest.param("reset", marks=pytest.mark.slow), pytest.param("500", marks=pytest.mark.soak),
     ],
 )  # fmt: skip
 def test_a_large_file_is_put_whole_though_answers_of_its_upload_are_lost(

@@ -50,7 +50,7 @@ def both(job: Job, out: Path, chance: random.Random, suffix: str, before: str, h
 CASES = [(how, lock) for how in ("at once", "staggered", "the first is killed") for lock in ("flock", "lease")]
 
 
-@pytest.mark.parametrize(("how", "lock", "size"), sized(CASES, [("at once", "flock"), ("the first is killed", "lease")]))
+@pytest.mark.parametrize(("how", "lock", "size"), sized(CASES, [("the first is killed", "lease")]))
 def test_two_runs_into_one_output(
     tmp_path: Path, fault_table: FaultTable, rows_job: Job, num_faults: int, how: str, lock: str
 ) -> None:

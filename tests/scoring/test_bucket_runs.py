@@ -288,7 +288,7 @@ def test_a_second_run_is_refused_in_one_line(tmp_path: Path, s3: Any, small_head
     assert not [key for key in stored(s3, "out/") if ".lease" in key]
 
 
-@pytest.mark.parametrize("suffix", mostly_slow([".parquet", "", ".csv"]))
+@pytest.mark.parametrize("suffix", mostly_slow([".parquet", "", ".csv"], quick=0))
 def test_two_runs_at_once_come_to_the_right_result_all_the_same(tmp_path: Path, s3: Any, small_head: Path, suffix: str) -> None:
     """The lock is taken away under the first one, and the second one works and ends in its middle."""
     source = make_arrays(tmp_path / "in")
@@ -331,7 +331,7 @@ def test_a_shard_that_is_damaged_in_the_bucket_is_done_again(tmp_path: Path, s3:
     assert score(options).damaged == []
 
 
-@pytest.mark.parametrize("suffix", mostly_slow(["", ".parquet"]))
+@pytest.mark.parametrize("suffix", mostly_slow(["", ".parquet"], quick=0))
 def test_overwrite_in_a_bucket(tmp_path: Path, s3: Any, small_head: Path, suffix: str) -> None:
     source = make_arrays(tmp_path / "in")
     (tmp_path / "local").mkdir()

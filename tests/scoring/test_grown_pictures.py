@@ -264,7 +264,7 @@ def write_tar(path: Path, chosen: range, **fields: Any) -> None:
             pytest.param("embed", ".parquet", {}, marks=pytest.mark.soak),
             pytest.param("embed", ".csv", {}, marks=pytest.mark.soak),
         ],
-        quick=2,
+        quick=1,
     ),
 )
 def test_tars_that_come_and_go(

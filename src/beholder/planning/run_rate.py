@@ -38,7 +38,8 @@ _MOST_ROWS, _MOST_ROW_BYTES = 1_000_000, 256 << 20
 _ROWS_A_SECOND = 250_000
 """Of that file, for each second of the time for all: what is measured reads and scores some twenty times as many."""
 _FEW_FILES, _MANY_FILES = 1, 4
-_ROUNDS = 3
+_ROUNDS, _ROUNDS_FROM_S = 3, 1.0
+"""Of jobs on rows, of which the middle one counts; one where there is less time than that."""
 
 
 def _head(folder: Path, dim: int) -> str:
@@ -163,11 +164,12 @@ def measure_rows(folder: Path, dim: int, *, seconds: float, clock: Clock) -> Row
         return clock() - began
 
     job(_MANY_FILES)  # to get warm
-    pairs = [(job(_FEW_FILES), job(_MANY_FILES)) for _ in range(_ROUNDS)]
+    num_rounds = _ROUNDS if seconds >= _ROUNDS_FROM_S else 1
+    pairs = [(job(_FEW_FILES), job(_MANY_FILES)) for _ in range(num_rounds)]
     more = (_MANY_FILES - _FEW_FILES) * num_rows
     each_s = max(1e-12, median(many - few for few, many in pairs) / more)
     line = ["-m", "beholder", "score", *files[:_FEW_FILES], "-o", str(folder / "of_one"), "--head", head]
-    whole_s = median(_command_seconds([*line, "--overwrite"], clock) for _ in range(_ROUNDS))
+    whole_s = median(_command_seconds([*line, "--overwrite"], clock) for _ in range(num_rounds))
     return RowsRate(
         rows_per_second=1 / each_s,
         num_cores=all_cores(),

@@ -191,7 +191,7 @@ def test_many_identical_placeholders_are_quick() -> None:
     assert (np.triu(kept[:1500] @ kept[:1500].T, 1) < 0.95).all()
 
 
-@pytest.mark.parametrize("dim", [16, 96, 768])
+@pytest.mark.parametrize("dim", mostly_slow([96, 16, 768]))
 @pytest.mark.parametrize("threshold", [0.3, 0.9])
 def test_directions_without_any_structure(dim: int, threshold: float) -> None:
     """The bound tells nothing there; all coordinates are used, and the result is the same."""

@@ -68,7 +68,7 @@ def table() -> pa.Table:
 
 
 @pytest.mark.parametrize("few_rows", mostly_slow([500, 10**9, 0]))
-@pytest.mark.parametrize("decimals", [2, 0])
+@pytest.mark.parametrize("decimals", mostly_slow([0, 2]))
 def test_ties_are_told_apart_by_windows_of_names(few_rows: int, decimals: int) -> None:
     table = made(20_000, decimals=decimals)
     with open_scores(table) as scores:

@@ -239,7 +239,7 @@ def _need_decoder(name: str) -> None:
         pytest.importorskip("pillow_heif")
 
 
-@pytest.mark.parametrize("name", mostly_slow(TARGETS, quick=2))
+@pytest.mark.parametrize("name", mostly_slow(TARGETS))
 def test_mutated_files_are_read_or_refused(name: str, tmp_path: Path) -> None:
     _need_decoder(name)
     check(__file__, name, tmp_path, count=TARGETS[name].count)

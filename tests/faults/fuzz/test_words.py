@@ -279,7 +279,7 @@ TARGETS: Mapping[str, Target] = {
 }
 
 
-@pytest.mark.parametrize("name", mostly_slow(TARGETS, quick=2))
+@pytest.mark.parametrize("name", mostly_slow(TARGETS))
 def test_mutated_words_are_done_or_refused(name: str, tmp_path: Path) -> None:
     check(__file__, name, tmp_path, count=TARGETS[name].count)
 
