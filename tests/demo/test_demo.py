@@ -225,7 +225,7 @@ def run_command(*arguments: str, folder: Path) -> subprocess.CompletedProcess[st
     return beholder("demo", *arguments, cwd=folder)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_the_command_tells_and_fills_the_default_folder(tmp_path: Path) -> None:
     result = run_command("--rows", "100", folder=tmp_path)
     assert result.returncode == 0, result.stderr

@@ -212,6 +212,7 @@ def test_open_clip(paths: str, tmp_path: Path) -> None:
     check(found, "projected", "open_clip")
 
 
+@pytest.mark.soak
 def test_published_weights_of_timm_come_from_the_hub(web: Hub, paths: str, tmp_path: Path) -> None:
     ask(MAKE, str(tmp_path / "model.safetensors"), cache=tmp_path)
     web.add_hub_file("timm/test_vit.r160_in1k", "model.safetensors", tmp_path / "model.safetensors")

@@ -95,10 +95,10 @@ class BadProxy:
     def __init__(self, behind: str, schedule: Schedule | None = None) -> None:
         parts = urlsplit(behind)
         self.behind = (parts.hostname or "127.0.0.1", parts.port or 80)
-        self.schedule = schedule or Schedule(kinds=())
+        self._schedule = schedule or Schedule(kinds=())
         self.log: list[tuple[str, str, str, str | None]] = []
         self.ended = threading.Event()
-        self._closed_until = 0.0
+        self._closed_until, self._is_open = 0.0, threading.Event()
         self._listener = self._listening(0)
         self._port = int(self._listener.getsockname()[1])
         self._connections: set[socket.socket] = set()
@@ -110,8 +110,20 @@ class BadProxy:
         """Its address, without a slash behind."""
         return f"http://127.0.0.1:{self._port}"
 
+    @property
+    def schedule(self) -> Schedule:
+        """What happens to the next requests."""
+        return self._schedule
+
+    @schedule.setter
+    def schedule(self, schedule: Schedule) -> None:
+        """Change it; connections that were refused by the one before are taken again at once."""
+        self._schedule, self._closed_until = schedule, 0.0
+        assert self._is_open.wait(10)
+
     def refuse(self, seconds: float) -> None:
         """Take no connections for so long."""
+        self._is_open.clear()
         self._closed_until = time.monotonic() + seconds
 
     def close(self) -> None:
@@ -138,6 +150,7 @@ class BadProxy:
                 while time.monotonic() < self._closed_until and not self.ended.wait(_TURN_S):
                     pass
                 self._listener = self._listening(self._port)
+            self._is_open.set()
             with contextlib.suppress(TimeoutError):
                 connection, address = self._listener.accept()
                 connection.settimeout(60)

@@ -190,7 +190,7 @@ def bench_and_plan(*words: str) -> tuple[str, int]:
     return str(done.exception) if done.exit_code else done.stdout, done.exit_code
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_tower_of_another_library(here: Path) -> None:
     """It is measured with its own preprocessing, and planned with by its name; what it cannot do is one line."""
     saved(Path("tower"), siglip)

@@ -217,10 +217,8 @@ def test_a_run_that_dies_anywhere_is_finished_by_the_next(
     check_same(s3, f"out{suffix}", tmp_path / "local")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "suffix", [pytest.param("", marks=pytest.mark.soak), ".parquet", pytest.param(".csv", marks=pytest.mark.soak)]
-)
+@pytest.mark.soak
+@pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_grown_run_that_dies_anywhere_is_finished_by_the_next(
     tmp_path: Path, s3: Any, small_tower: Path, plain_head: Path, suffix: str
 ) -> None:

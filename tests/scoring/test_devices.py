@@ -173,7 +173,7 @@ def test_processes_that_die_are_replaced_and_a_shard_they_die_over_is_left_out(
     check_same(whole, out)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_with_every_third_shard_a_process_dies_and_nothing_is_lost(
     inputs: Path, tmp_path: Path, small_tower: Path, plain_head: Path
 ) -> None:

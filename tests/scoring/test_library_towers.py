@@ -143,7 +143,9 @@ for seed in (0, 1):
 
 
 @needs_peers("timm and open_clip are")
-@pytest.mark.parametrize(("library", "model"), [("timm", "test_vit.r160_in1k"), ("open_clip", "ViT-S-32")])
+@pytest.mark.parametrize(
+    ("library", "model"), [("timm", "test_vit.r160_in1k"), pytest.param("open_clip", "ViT-S-32", marks=pytest.mark.soak)]
+)
 def test_scores_with_towers_of_timm_and_open_clip(library: str, model: str, tmp_path: Path) -> None:
     make_pictures(tmp_path / "pictures")
     ask(MAKE, library, model, str(tmp_path), cache=tmp_path)

@@ -60,7 +60,7 @@ def test_the_ceiling_that_is_printed_is_reached() -> None:
 
 
 @pytest.mark.parametrize(
-    "num_marks", [30, pytest.param(100, marks=pytest.mark.slow), pytest.param(300, marks=pytest.mark.slow)]
+    "num_marks", [30, pytest.param(100, marks=pytest.mark.slow), pytest.param(300, marks=pytest.mark.soak)]
 )
 def test_with_a_public_head_as_prior_few_ratings_beat_it(num_marks: int, shared_models: Path, shared_reference: Path) -> None:
     public = load_head(shared_models / "sac+logos+ava1-l14-linearMSE.pth", backbone="ViT-L/14")

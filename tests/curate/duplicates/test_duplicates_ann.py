@@ -165,8 +165,8 @@ print((peak() - before) // 1024)
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("threshold", mostly_slow(["0.5", "0.0"], quick=0, slow=1))
+@pytest.mark.soak
+@pytest.mark.parametrize("threshold", ["0.5", "0.0"])
 def test_memory_where_all_rows_are_near_and_many_stay(threshold: str) -> None:
     """11,000 equal rows that stay are candidates for each of the rest: 90 million for 8,192 rows, more than 1 GB."""
     ran = subprocess.run([sys.executable, "-c", EQUAL, threshold], capture_output=True, text=True, check=True)
