@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from beholder import InputError
+from beholder.errors import BeholderError
 from oracles.acting import act, contents, photos, take_back
 from oracles.journals import lines_of, write_journal
+from oracles.tar_making import png
 
 NAMES = ["a.jpg", "b/c.png", "b/d/ö.webp", "b/a.jpg", "e.f.jpg"]
 JOURNAL = Path("kept.journal.jsonl")
@@ -112,3 +116,44 @@ def test_an_act_that_was_stopped_midway_is_another_thing(here: Path) -> None:
     assert "this act was stopped before its end; what it had done is taken back" in said
     assert not any("lost" in line for line in said)
     assert not Path("kept").exists()
+
+
+ODD: list[Any] = [None, True, -1, 1e308, 10**30, "", "\ud800", "../x\0", [], {"a": [1]}, [[0, 1, 2]], [["a", None]]]
+
+
+def odd_lines(lines: list[dict[str, Any]]) -> list[tuple[int, dict[str, Any]]]:
+    """The first line of each kind with each of its fields of each odd value."""
+    kinds = [frozenset(line) for line in lines]
+    return [
+        (number, line | {field: value})
+        for number, line in enumerate(lines)
+        if kinds.index(kinds[number]) == number
+        for field in line
+        for value in ODD
+        if not (number == 0 and field in ("version", "written"))
+    ]
+
+
+def what_is_refused(attempt: Callable[[], object]) -> str | None:
+    """What a user is told where something is refused; any other exception goes on."""
+    try:
+        attempt()
+    except BeholderError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("action", ["move", "tars"])
+def test_odd_values_are_one_line(here: Path, action: str) -> None:
+    for i, name in enumerate(NAMES):
+        (here / "photos" / name).write_bytes(png(i))
+    act(photos(NAMES[0], "none.jpg"), **{action: "kept"}, apply=True)
+    lines, refused = lines_of(JOURNAL), 0
+    for number, line in odd_lines(lines):
+        write_journal(JOURNAL, [*lines[:number], line, *lines[number + 1 :]])
+        for attempt in (lambda: take_back(str(JOURNAL), dry_run=True), lambda: act(photos(NAMES[0]), **{action: "kept"})):
+            said = what_is_refused(attempt)
+            assert said is None or said.isprintable(), (number, line)
+            refused += said is not None
+    assert refused > 300

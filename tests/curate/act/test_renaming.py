@@ -143,20 +143,34 @@ GOOD_SHARD = {
 }  # fmt: skip
 
 
-def lacking(good: dict[str, Any], *fields: str) -> list[dict[str, Any]]:
-    """The line without each field."""
-    return [{key: value for key, value in good.items() if key != field} for field in fields]
+def broken(good: dict[str, Any], *fields: str) -> list[dict[str, Any]]:
+    """The line without each field, and with each holding what it cannot."""
+    odd = [None, "x", 1.5, -2, True, [], {}, [[]], [1, 2, 3], 10**30]
+    lines = [{key: value for key, value in good.items() if key != field} for field in fields]
+    return lines + [good | {field: value} for field in fields for value in odd if _is_odd(field, value)]
+
+
+def _is_odd(field: str, value: Any) -> bool:
+    """Whether a field cannot hold it: any text will do for a name, and no rows at all for a table."""
+    is_name, is_table = field in ("from", "to", "sample", "shard"), field == "left_out"
+    return not ((is_name and value == "x") or (is_table and value == []) or (field == "mtime" and value == -2))
 
 
 @pytest.mark.parametrize(
     "line",
     [
-        {"results": [[0, 99]]}, {"do": 1}, {"skip": "a"}, {"results": [], "failed": [[0, "clash", "unplanned"]]},
-        *lacking(GOOD_INTENT, "from", "to", "size", "mtime"),
-        *lacking(GOOD_SHARD, "pictures", "num_files", "bytes", "renamed", "files", "left_out"),
+        {"results": [[0, 99]]}, {"results": 7}, {"undone": [["a", 1]]}, {"undone": 4}, {"undone": [[1]]}, {"do": 1},
+        {"skip": "a"}, {"skip": "a", "reason": "missing", "text": 3}, {"sums": [[1, 2]]}, {"folder": None}, {"folder": "\0"},
+        {"folder": "\ud800"}, {"end": "undone", "left": "x"}, {"end": "done", "time": 3}, {"end": 4},
+        {"results": [[0, 0]], "copies": [[0, None, 1]]}, {"results": [], "failed": [[0, "clash", "unplanned"]]},
+        *({"planned": value} for value in ("x", None, 1.5, -1, True, [1], 10**30)),
+        *broken(GOOD_INTENT, "from", "to", "size", "mtime"), GOOD_INTENT | {"do": "0"}, GOOD_INTENT | {"part": -1},
+        GOOD_INTENT | {"sample": 3}, GOOD_INTENT | {"offset": 1 << 63}, GOOD_INTENT | {"length": "1"},
+        *broken(GOOD_SHARD, "pictures", "num_files", "bytes", "renamed", "files", "left_out"),
+        GOOD_SHARD | {"files": [["/0.tar", 1, None, "ab"]]}, GOOD_SHARD | {"left_out": [["s", "missing"]]},
     ],
 )  # fmt: skip
-def test_a_journal_that_lacks_something_is_refused_in_words(tmp_path: Path, line: dict[str, Any]) -> None:
+def test_a_journal_that_someone_edited_is_refused_in_words(tmp_path: Path, line: dict[str, Any]) -> None:
     path = tmp_path / "j.jsonl"
     lines = [FIRST, {"folder": "/t"}, line, {"planned": 1}]
     write_journal(path, lines)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import base64
+import binascii
 import hashlib
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from beholder.io.xmp import with_rating
+from beholder.io.xmp import MOST_STARS, REJECTED, with_rating
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +82,27 @@ class SidecarChange:
 
     @classmethod
     def from_json(cls, said: dict[str, Any]) -> SidecarChange:
-        """The change of a line. Raises KeyError where a field lacks."""
+        """The change of a line. Raises KeyError, TypeError, ValueError for what is none."""
         stars, label, digest, was = said["stars"], said["label"], said["sha256"], said.get("was")
+        is_one = (stars is None or (type(stars) is int and REJECTED <= stars <= MOST_STARS)) and type(digest) is str
+        if not is_one or not (label is None or type(label) is str):
+            raise TypeError
         if was is None:
             return cls(stars, label, digest)
         at, old, new, before = was
-        return cls(stars, label, digest, Splice(at, base64.b64decode(old), base64.b64decode(new), before))
+        if type(at) is not int or at < 0 or type(before) is not str:
+            raise TypeError
+        pieces = base64.b64decode(old, validate=True), base64.b64decode(new, validate=True)
+        return cls(stars, label, digest, Splice(at, *pieces, before))
+
+    @classmethod
+    def is_one(cls, said: Any) -> bool:
+        """Whether that is what a line may hold."""
+        try:
+            cls.from_json(said)
+        except (AttributeError, KeyError, TypeError, ValueError, binascii.Error):
+            return False
+        return True
 
 
 @cache

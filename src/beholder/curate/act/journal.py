@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from beholder import __version__
+from beholder.curate.act.change import SidecarChange
 from beholder.curate.act.files import Intent, half_name, rename_new, sync_folder
 from beholder.curate.options import ACTIONS
 from beholder.errors import InputError, OutputError, reading_failed, writing_failed
@@ -284,7 +285,11 @@ class JournalState:
             self.shared.settle(intent)
 
     def take(self, said: dict[str, Any], at: int = 0) -> Iterator[Settled]:
-        """Take in the line that begins at byte `at`; gives the intents that it settles. Raises KeyError where a field lacks."""
+        """Take in the line that begins at byte `at`; gives the intents that it settles.
+
+        Raises KeyError, TypeError for what is no line of ours.
+        """
+        check_line(said)
         if "do" in said:
             self.plan(Intent.from_json(said))
         elif "skip" in said:
@@ -323,27 +328,77 @@ class JournalState:
         self.num_kept_by_undo = said.get("left", 1) if said.get("end") == "undone" else None
 
 
+def check_line(said: dict[str, Any]) -> None:
+    """Raise TypeError, naming the field, for a line that was not written by us. Fields that nobody knows may hold anything."""
+    for name, value in said.items():
+        holds = _FIELDS.get(name)
+        if holds is not None and not holds(value):
+            raise TypeError(f"{name!r} cannot be {str(value)[:40]!r}")
+
+
 def check_header(said: dict[str, Any]) -> None:
-    """Raise TypeError, naming the field, for a first line that was not written by us: of it names of files are made."""
+    """The same for the first line, and that nothing which is needed lacks."""
     for name, holds in _HEADER.items():
         if not holds(said.get(name)):
             raise TypeError(f"{name!r} cannot be {str(said.get(name))[:40]!r}")
 
 
-def _is_path(value: Any) -> bool:
+_Check = Callable[[Any], bool]
+
+
+def _text(value: Any) -> bool:
+    return type(value) is str
+
+
+def _path(value: Any) -> bool:
     try:
         return type(value) is str and b"\0" not in os.fsencode(value)
     except UnicodeEncodeError:
         return False
 
 
-_HEADER: dict[str, Callable[[Any], bool]] = {
+def _between(least: int, most: int) -> _Check:
+    return lambda value: type(value) is int and least <= value < most
+
+
+def _lists_of(*kinds: _Check) -> _Check:
+    return lambda value: (
+        type(value) is list
+        and all(
+            type(row) is list and len(row) == len(kinds) and all(kind(cell) for kind, cell in zip(kinds, row, strict=True))
+            for row in value
+        )
+    )
+
+
+_count, _size, _time, _id_number = (
+    _between(0, 1 << 62),
+    _between(-1, 1 << 62),
+    _between(-(1 << 62), 1 << 62),
+    _between(0, 1 << 32),
+)
+_files = _lists_of(_path, _count, _time, _text)
+_HEADER: dict[str, _Check] = {
     "id": lambda value: type(value) is str and re.fullmatch("[0-9a-z]{1,32}", value) is not None,
     "time": lambda value: type(value) is str and value.isprintable(),
-    "target": lambda value: _is_path(value) and os.path.isabs(value),  # noqa: PTH117
-    "num_pictures": lambda value: value is None or (type(value) is int and value >= 0),
+    "target": lambda value: _path(value) and os.path.isabs(value),  # noqa: PTH117
+    "num_pictures": lambda value: value is None or _count(value),
     "action": lambda value: value in ACTIONS,
 }
+_FIELDS: dict[str, _Check] = {
+    "do": _count, "from": _path, "to": _path, "size": _size, "mtime": _time, "sample": _text, "of": _text,
+    "owner": lambda value: type(value) is list and len(value) == 3 and all(map(_id_number, value)),
+    "length": _count, "offset": _count, "part": _count, "shared": lambda value: value is True,
+    "with": lambda value: type(value) is list and all(map(_path, value)), "xmp": SidecarChange.is_one,
+    "skip": _text, "reason": _text, "text": _text, "folder": _path, "planned": _count,
+    "sums": _lists_of(_count, _text), "fetched": _lists_of(_count, _count, _path),
+    "results": _lists_of(_count, _count), "copies": _lists_of(_count, _text, _time),
+    "failed": _lists_of(_count, _text, _text),
+    "shard": _text, "files": lambda value: bool(value) and _files(value), "left_out": _lists_of(_text, _text, _text),
+    "captions": lambda value: type(value) is dict and all(map(_count, value.values())),
+    "pictures": _count, "num_files": _count, "bytes": _count, "renamed": _count, "packing": _text,
+    "undone": _lists_of(_count, _count), "undone shard": _text, "end": _text, "time": _text, "left": _count, "lost": _count,
+}  # fmt: skip
 
 
 def _sum(before: str, text: bytes) -> str:
@@ -480,6 +535,8 @@ def _taken(state: JournalState, lines: list[_Line], path: str) -> Iterable[Settl
             found += state.take(line, start)
         except KeyError as error:
             raise _damaged(path, number, f"{error} is missing here, and in all lines before") from None
+        except TypeError as error:
+            raise _damaged(path, number, str(error)) from None
     return found
 
 
