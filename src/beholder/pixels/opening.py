@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from beholder.columns import PictureReason
 from beholder.errors import kind_and_text, text_of
-from beholder.pixels.picture import PictureError, PixelOptions
+from beholder.pixels.picture import MAX_PIXELS, PictureError, PixelOptions
 from beholder.pixels.sniff import TIFF_SHORT, breaks_off, sniff, stored_size, tiff_entries
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ _NO_DECODER = ("unknown pixel mode", "unsupported", "not supported", "not availa
 _ALWAYS_BELIEVED_PIXELS = 1 << 25
 _MOST_PIXELS_PER_BYTE = 1 << 18
 """More than an empty page has in any format but lossless WebP: fax TIFF of 32,768 columns 2^18, GIF about 2,700, PNG 8,256."""
+_MOST_OUTGROWN_PIXELS = MAX_PIXELS // 2
+"""Of a GIF whose canvas Pillow makes larger; of more it prints a warning."""
 NO_PIXELS = {"F": "floating-point pixels", "I": "32-bit pixels", "F;16": "floating-point pixels", "I;32": "32-bit pixels"}
 """Modes that have no defined place in 0..255 by themselves, and their names (see `check_mode`)."""
 SCALED_MARGIN = 2
@@ -79,6 +81,8 @@ def open_picture(data: bytes, options: PixelOptions) -> Opened:
         width, height = stored_size(data, kind) or (1, 1)
         if kind in ("WEBP", "GIF"):  # these make room for the canvas, or the first frame, when they are opened
             check_size((max(width, 1), max(height, 1)), options.max_pixels)
+            if kind == "GIF" and (width, height) != struct.unpack_from("<HH", data, 6):
+                _check_outgrown(width, height)
         _check_believable(width * height, len(data))
         is_inverted = False
         if kind == "TIFF" and options.preset == "upright":
@@ -124,6 +128,14 @@ def check_size(size: tuple[int, int], max_pixels: int) -> None:
     if width * height > max_pixels:
         message = f"the picture is {width} x {height} = {width * height:,} pixels, more than the limit of {max_pixels:,}"
         raise PictureError(PictureReason.TOO_LARGE, f"{message} (--max-pixels)")
+
+
+def _check_outgrown(width: int, height: int) -> None:
+    """Refuse a large GIF whose first frame goes beyond its canvas, as it never should: Pillow prints a warning of it."""
+    if width * height > _MOST_OUTGROWN_PIXELS:
+        message = f"its first frame goes beyond its canvas, to {width} x {height} = {width * height:,} pixels"
+        reason = f"such GIFs are read up to {_MOST_OUTGROWN_PIXELS:,}; write it again"
+        raise PictureError(PictureReason.TOO_LARGE, f"{message}; {reason}")
 
 
 def _check_believable(num_pixels: int, num_bytes: int) -> None:
