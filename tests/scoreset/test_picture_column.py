@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from beholder.errors import InputError
-from beholder.scoreset.picture_column import caption_column_of, picture_column_of
-from beholder.scoreset.score_set import ScoreSet
+from beholder.scoreset.picture_column import caption_column_of, find_picture_column, picture_column_of
+from beholder.scoreset.score_set import ScoreSet, open_scores
 
 URLS = ["http://host/a.jpg", "https://host/b?id=3"]
 
@@ -72,3 +74,17 @@ def test_captions_are_found_by_name() -> None:
     assert caption_column_of(pa.schema([("text", text), ("caption", text)])) == "caption"
     assert caption_column_of(pa.schema([("text", text), ("caption", text)]), taken=["caption"]) == "text"
     assert caption_column_of(pa.schema([("caption", number), ("a", text)])) is None
+
+
+def test_rows_of_several_files_are_looked_at(tmp_path: Path) -> None:
+    """The first file holds one row, whose address is null, or has no such column."""
+    scores = pa.array([5.0, 6.0], pa.float32())
+    for name, first in (("null", {"url": pa.array([None], pa.string())}), ("none", {})):
+        folder = tmp_path / name
+        folder.mkdir()
+        pq.write_table(pa.table({"sample": ["k0"], "aesthetic_score": scores[:1], **first}), folder / "a.parquet")
+        pq.write_table(pa.table({"sample": ["k1", "k2"], "aesthetic_score": scores, "url": URLS}), folder / "b.parquet")
+        with open_scores(str(folder)) as found_there:
+            column = find_picture_column(found_there, None, ())
+        assert column is not None
+        assert column.name == "url"

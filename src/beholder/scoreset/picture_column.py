@@ -76,7 +76,12 @@ class PictureColumn:
 def find_picture_column(scores: ScoreSet, wanted: str | None, pictures: Sequence[str]) -> PictureColumn | None:
     """`picture_column_of` by the first rows of a set. `pictures`: sources of the pictures as the user named them."""
     texts = [item.name for item in scores.schema if is_text(item.type) or item.name == scores.sample_column]
-    first = next(scores.batches(texts, num_rows=NUM_LOOKED_AT), scores.schema.empty_table())
+    read = [scores.schema.empty_table().select(texts)]
+    for batch in scores.batches(texts, num_rows=NUM_LOOKED_AT):  # none goes beyond its file
+        read.append(batch)
+        if sum(map(len, read)) >= NUM_LOOKED_AT:
+            break
+    first = pa.concat_tables(read, promote_options="default").slice(0, NUM_LOOKED_AT)
     for item in scores.schema:
         if item.name not in first.column_names:
             first = first.append_column(item, pa.nulls(len(first), item.type))
