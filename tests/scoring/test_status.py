@@ -23,7 +23,7 @@ from beholder.cli.status import status_lines
 from beholder.columns import EARLIER_FOLDER
 from beholder.io.places import listing
 from beholder.scoring import lock
-from beholder.scoring.check import check_result
+from beholder.scoring.check import check_result, is_result
 from beholder.scoring.folder import RunFolder
 from beholder.scoring.options import ScoreOptions
 from beholder.scoring.score import embed, score
@@ -330,6 +330,18 @@ def test_what_is_no_run_is_refused_in_one_line(rows: Path, tmp_path: Path, out: 
     assert "\n" not in str(caught.value)
     refused = beholder("status", place)
     assert (refused.returncode, refused.stderr.count("\n"), refused.stdout) == (1, 1, "")
+
+
+@pytest.mark.parametrize("record", [{"format": ["x"]}, {"format": {}, "a": {"format": "beholder-x"}}, {"format": None}])
+def test_records_of_others_are_no_runs(tmp_path: Path, record: dict[str, Any]) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "beholder.json").write_text(json.dumps(record))
+    (tmp_path / "o.parquet").write_bytes(b"PAR1")
+    (tmp_path / "o.parquet.beholder.json").write_text(json.dumps(record))
+    for place in (tmp_path / "run", tmp_path / "o.parquet"):
+        with pytest.raises(InputError, match="is no run of beholder"):
+            status_of(str(place))
+    assert not is_result(str(tmp_path / "o.parquet"))
 
 
 def test_who_is_at_work_on_another_machine_is_told_by_its_lease(rows: Path, tmp_path: Path, small_head: Path) -> None:

@@ -45,7 +45,7 @@ _SET_ASIDE = re.compile(r"\d{5}")
 """Folders below `EARLIER_FOLDER`; the last one counts before the others. One without a record is not finished."""
 _SET_ASIDE_FILES = re.compile(rf"{EARLIER_FOLDER}/(?:{_SET_ASIDE.pattern}|new)/.*", re.DOTALL)
 _SET_ASIDE_AT_ONCE = 100
-"""Shards."""
+"""Shards of a run in a bucket."""
 _TEMPORARY = re.compile(r"(?:.*/)?\.beholder-[^/]*\.tmp")
 """Files that are being written, or were when their run was killed."""
 _STRAY_S = 600.0
@@ -466,8 +466,9 @@ class RunFolder(ListedFolder):
         Raises OutputError.
         """
         inside = place.root.removeprefix(f"{self.root}/")
-        for low in range(0, len(earlier), _SET_ASIDE_AT_ONCE):
-            shards = earlier[low : low + _SET_ASIDE_AT_ONCE]
+        at_once = 1 if self.is_local else _SET_ASIDE_AT_ONCE  # without hard links each needs room for its copy
+        for low in range(0, len(earlier), at_once):
+            shards = earlier[low : low + at_once]
             files = [name for shard in shards for name in shard.result.files]
             markers = [marker_of(shard.name) for shard in shards]
             places.copy_all([(self.place_of(name), place.place_of(name)) for name in files])

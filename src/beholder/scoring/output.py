@@ -62,7 +62,7 @@ EMBEDDINGS = Product(
 )
 SCORES = Product("scores", columns.SCORE_SET_FORMAT, (columns.SCORES_FOLDER,))
 PRODUCTS = {product.format: product for product in (SCORES, EMBEDDINGS)}
-"""By the `format` of their records."""
+"""By the `format` of their records. A record's may be any value of JSON, one without a hash too: it is looked for in a tuple."""
 
 
 class RunOutput:
@@ -502,7 +502,7 @@ def is_of_run(data: bytes) -> bool:
 
 
 def _is_record(record: Mapping[str, Any]) -> bool:
-    return record.get("format") in PRODUCTS and isinstance(record.get("options"), dict)
+    return record.get("format") in tuple(PRODUCTS) and isinstance(record.get("options"), dict)
 
 
 def _is_by_us(place: str, inside: str) -> bool:

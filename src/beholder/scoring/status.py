@@ -108,7 +108,7 @@ def status_of(output: str) -> RunStatus:
     out = RunOutput(output_of(output))
     folder = out.folder
     record = folder.read_record()
-    if record is None or "result" in record or record.get("format") not in PRODUCTS:
+    if record is None or "result" in record or record.get("format") not in tuple(PRODUCTS):
         return _joined(out, record or {})
     who = holders(folder.root)  # before its shards: a run that ends meanwhile is not one that stopped
     times = folder.times()
@@ -201,7 +201,7 @@ def _joined(out: RunOutput, record: Mapping[str, Any]) -> RunStatus:
 
     `record`: that of its folder. Earlier versions left one of a finished result in a bucket.
     """
-    if "result" not in record or record.get("format") not in PRODUCTS:
+    if "result" not in record or record.get("format") not in tuple(PRODUCTS):
         found = out.read_sidecar()
         if found is None and not storage.exists(out.out):
             raise InputError(f"{out.out} does not exist; name what -o of beholder {SCORES.noun[:-1]} or embed names")
