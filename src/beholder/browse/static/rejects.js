@@ -45,8 +45,8 @@ export class RejectList {
     this.layout();
     const ask = (start, number, signal) => get("/api/rejects", { reason, start, count: number }, signal);
     const listing = new Listing(reason, ask, (first, last) => this.grid.refill(first, last), this.onGone);
-    await listing.fetchPage(0); // which says how many there are
-    if (reason !== this.reason) return;
+    await listing.fetchPage(0); // which says how many there are, or tells what is wrong
+    if (reason !== this.reason || !listing.pages.has(0)) return;
     this.listing?.close();
     this.listing = listing;
     this.grid.setCount(listing.total);
