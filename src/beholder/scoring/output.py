@@ -62,7 +62,7 @@ EMBEDDINGS = Product(
 )
 SCORES = Product("scores", columns.SCORE_SET_FORMAT, (columns.SCORES_FOLDER,))
 PRODUCTS = {product.format: product for product in (SCORES, EMBEDDINGS)}
-"""By the `format` of their records. A record's may be any value of JSON, one without a hash too: it is looked for in a tuple."""
+"""By the `format` of their records, where any value of JSON may stand, one without a hash too: look for it in a tuple."""
 
 
 class RunOutput:
