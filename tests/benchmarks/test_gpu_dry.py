@@ -34,6 +34,7 @@ def test_every_part_runs_and_the_result_says_that_it_is_dry(tmp_path: Path) -> N
     assert {found["largest_difference"] for found in parts["head"].values()} == {0.0}
 
 
+@pytest.mark.slow
 def test_without_a_gpu_it_says_so_and_writes_nothing(tmp_path: Path) -> None:
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     done = python(str(REPOSITORY / "benchmarks" / "gpu.py"), "--out", str(tmp_path / "none"), env=environment)

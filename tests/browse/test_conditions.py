@@ -286,6 +286,7 @@ def test_what_a_csv_holds_is_known_however_short_the_time_for_a_condition(tmp_pa
         assert found.matching(["n >= 2990 AND even AND code <> '2992'"]).nonzero()[0].tolist() == [2990, 2994, 2996, 2998]
 
 
+@pytest.mark.slow
 def test_what_the_program_is_started_with_has_none_of_the_limits_of_visitors(tmp_path: Path) -> None:
     """Neither their time nor their number of letters; it holds for all that they ask."""
     with open_scores(TABLE) as scores:

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from beholder.cli.app import app
 from beholder.cli.help import option_name
 from beholder.cli.predict import make_parser
+from oracles.tiers import mostly_slow
 
 PAGE = Path(__file__).parents[2] / "docs" / "commands.md"
 ROOT, PREDICT = "beholder", "predict"
@@ -120,7 +121,7 @@ def test_former_names_are_taken_and_not_shown() -> None:
         assert command in shown[name[0]][1]
 
 
-@pytest.fixture(scope="module", params=[60, 80, 200])
+@pytest.fixture(scope="module", params=mostly_slow([80, 60, 200]))
 def helps(request: pytest.FixtureRequest) -> tuple[int, dict[str, str]]:
     """Width, and command -> help at it."""
     runner, found = CliRunner(), {}

@@ -33,6 +33,7 @@ from oracles.picture_jobs import embed_options
 from oracles.program import beholder, start
 from oracles.s3 import BUCKET
 from oracles.tar_making import tar
+from oracles.tiers import mostly_slow
 
 NUM_ROWS, SHARD_ROWS = 100, 20
 """Rows of each of two files: five shards a file."""
@@ -178,7 +179,7 @@ def test_a_run_that_dies_once_its_result_is_whole_is_finished(rows: Path, place:
     assert (found.state, found.num_shards, found.num_rows) == ("stopped", 15, 300)
 
 
-@pytest.mark.parametrize("when", ["equal", "shards first", "shards last"])
+@pytest.mark.parametrize("when", mostly_slow(["shards last", "equal", "shards first"]))
 @pytest.mark.parametrize(
     ("point", "state"),
     [
@@ -315,7 +316,7 @@ def test_a_run_of_an_earlier_version_says_what_it_has(rows: Path, tmp_path: Path
     assert "10 shards, 200 rows" in beholder("status", str(out)).stdout
 
 
-@pytest.mark.parametrize("out", ["nothing", "rows", "nothing.parquet", "s3-nothing"])
+@pytest.mark.parametrize("out", ["nothing", "rows", "nothing.parquet", pytest.param("s3-nothing", marks=pytest.mark.slow)])
 def test_what_is_no_run_is_refused_in_one_line(rows: Path, tmp_path: Path, out: str, request: pytest.FixtureRequest) -> None:
     if out.startswith("s3"):
         request.getfixturevalue("s3")

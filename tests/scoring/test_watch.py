@@ -258,6 +258,7 @@ def test_an_interrupted_run_says_so(rows: Path, tmp_path: Path, small_head: Path
     assert "beholder_last_success_timestamp_seconds" not in found
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_told_with_its_shard(rows: Path, tmp_path: Path, small_head: Path) -> None:
     out, log = tmp_path / "out", tmp_path / "log.jsonl"
     is_killed = []

@@ -14,6 +14,7 @@ from beholder.errors import InputError
 from beholder.models.heads import load_head, save_head
 from beholder.train.fitting import fit_ridge
 from beholder.train.ridge import STRENGTHS
+from oracles.tiers import mostly_slow
 
 Matrix = npt.NDArray[np.float64]
 
@@ -102,7 +103,7 @@ def test_validation_errors_against_direct_solutions() -> None:
         assert fit.validation_mse[strength] == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("dtype", mostly_slow([np.float32, np.float16, np.float64]))
 def test_recovers_a_noise_free_direction(dtype: type[np.floating]) -> None:  # type: ignore[type-arg]
     rows, _, weight = rated_rows(400, 24, 0.0)
     stored = rows.astype(dtype)

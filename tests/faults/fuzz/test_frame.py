@@ -15,6 +15,7 @@ import pytest
 
 from beholder import BeholderError
 from oracles.fuzzing import Target, check, table
+from oracles.tiers import mostly_slow
 
 SEED = b"HEAD" + bytes(range(64)) + b"TAIL"
 
@@ -116,7 +117,7 @@ TARGETS = {
 }
 
 
-@pytest.mark.parametrize("name", PLANTED)
+@pytest.mark.parametrize("name", mostly_slow(PLANTED, quick=3))
 def test_a_planted_fault_is_found_and_its_file_kept(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BEHOLDER_FUZZ_FINDINGS", str(tmp_path / "kept"))
     with pytest.raises(AssertionError, match=f"(?s)findings in {name}.*{PLANTED[name][1]}.*file .*number"):
