@@ -57,7 +57,8 @@ def test_nothing_is_left_after_closing() -> None:
 
 def script(body: str) -> list[str]:
     head = f"""
-        import sys, time
+        import signal, sys, time
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background, such as tests, ignore it
         sys.path.insert(0, {str(TESTS)!r})
         from beholder.pixels.picture import PixelOptions
         from beholder.sources.reader import PictureRef
