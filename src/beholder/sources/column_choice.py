@@ -55,10 +55,10 @@ class Columns:
     is_list: bool = False
 
 
-def is_bytes(kind: pa.DataType) -> bool:
+def is_byte_strings(kind: pa.DataType) -> bool:
     """Whether a column holds byte strings (dictionary-encoded or not)."""
     if pa.types.is_dictionary(kind):
-        return is_bytes(kind.value_type)
+        return is_byte_strings(kind.value_type)
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
 
 
@@ -92,14 +92,14 @@ def is_picture_struct(kind: pa.DataType) -> bool:
 
 def _is_single(kind: pa.DataType) -> bool:
     """Whether a column can hold the bytes of one picture a row."""
-    return is_bytes(kind) or is_text(kind) or is_numbers(kind)
+    return is_byte_strings(kind) or is_text(kind) or is_numbers(kind)
 
 
 def _is_pictures(kind: pa.DataType) -> bool:
     """Whether a column can hold pictures, one or a list of them a row."""
     if is_picture_struct(kind) or _is_single(kind):
         return True
-    return is_list(kind) and (is_picture_struct(kind.value_type) or is_bytes(kind.value_type))
+    return is_list(kind) and (is_picture_struct(kind.value_type) or is_byte_strings(kind.value_type))
 
 
 def holds_embeddings(schema: pa.Schema) -> bool:
@@ -197,9 +197,9 @@ def _ask(names: Sequence[str], where: str) -> ChoiceNeededError:
 def _find_bytes(types: dict[str, pa.DataType], marked: Sequence[str], first_value: FirstValue, where: str) -> str | None:
     """The column with pictures in it: as metadata, types, names or, last, first values have it. Raises InputError."""
     structs = [name for name, kind in types.items() if is_picture_struct(kind.value_type if is_list(kind) else kind)]
-    named = [name for name, kind in types.items() if is_bytes(kind) and name.lower() in _BYTES_NAMES]
+    named = [name for name, kind in types.items() if is_byte_strings(kind) and name.lower() in _BYTES_NAMES]
     found = [name for name in marked if not is_text(types[name])] or structs or named
-    for fits in (is_bytes, is_list):
+    for fits in (is_byte_strings, is_list):
         if not found:
             found = [name for name, kind in types.items() if fits(kind) and _has_picture(first_value(name))]
     if len(found) > 1:

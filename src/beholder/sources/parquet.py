@@ -28,7 +28,7 @@ from beholder.sources.column_choice import (
     choose,
     choose_embedding_columns,
     fixed_size,
-    is_bytes,
+    is_byte_strings,
     is_numbers,
     list_values,
 )
@@ -331,7 +331,7 @@ def _cells(column: pa.Array) -> list[Any]:
     if is_numbers(column.type):
         return list(_bytes_of_numbers(column))
     data = pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column
-    if not is_bytes(data.type):
+    if not is_byte_strings(data.type):
         return list(column.to_pylist())
     lengths = _lengths(data)
     if not (lengths > MOST_MEMBER_BYTES).any():

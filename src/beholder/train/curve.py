@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from beholder.errors import InputError
-from beholder.train.measures import finite_or_none
+from beholder.io.records import finite
 
 _EXPONENTS = np.linspace(0.25, 1.5, 26)
 SIZES, LEAST_ROWS = 5, 8
@@ -53,14 +53,11 @@ class LearningCurve:
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready record; what is not defined is None."""
         return {
-            "points": [
-                {"num_rows": p.num_rows, "rmse": finite_or_none(math.sqrt(p.mse)), "srcc": finite_or_none(p.srcc)}
-                for p in self.points
-            ],
+            "points": [{"num_rows": p.num_rows, "rmse": finite(math.sqrt(p.mse)), "srcc": finite(p.srcc)} for p in self.points],
             "curve": "mse = floor + scale * num_rows ** -exponent",
-            "floor": finite_or_none(self.floor),
-            "scale": finite_or_none(self.scale),
-            "exponent": finite_or_none(self.exponent),
+            "floor": finite(self.floor),
+            "scale": finite(self.scale),
+            "exponent": finite(self.exponent),
             "extrapolated_rmse": {str(size): rmse for size, rmse in self.predicted.items()},
         }
 

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from beholder.errors import InputError
+from beholder.io.records import finite
 from beholder.kernels.agreement import ERRORS, NUM_MEASURES, PAIRS, RANKS, fill_bits, measures_of
 from beholder.train.resampling import USUAL, GroupDraws, Resampling, resampled
 from beholder.train.rows import Doubles, renumbered
@@ -36,14 +37,9 @@ _KINDS = {"mae": ERRORS, "rmse": ERRORS, "accuracy": ERRORS, "kendall": PAIRS, "
 """What has to be counted for a measure; for the others `RANKS`."""
 
 
-def finite_or_none(value: float) -> float | None:
-    """A number as JSON has it; None for NaN and infinity."""
-    return value if math.isfinite(value) else None
-
-
 def numbers_to_json(of: Any) -> dict[str, float | None]:
     """A dataclass of numbers, ready for JSON; what is not defined is None."""
-    return {item.name: finite_or_none(getattr(of, item.name)) for item in fields(of)}
+    return {item.name: finite(getattr(of, item.name)) for item in fields(of)}
 
 
 @dataclass(frozen=True, kw_only=True)

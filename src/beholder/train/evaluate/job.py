@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from beholder.errors import InputError, number_of
+from beholder.io.records import finite
 from beholder.notices import doing
 from beholder.train.evaluate.by import ByColumn, InGroup, by_column, labels_of_pairs, pairs_in, pictures_in
 from beholder.train.evaluate.evaluation import Comparisons, Judged, compare_pairs, compare_pictures
 from beholder.train.evaluate.scored import Found, Scored, find_scored
 from beholder.train.folds import FEW_GROUPS, list_sha256
-from beholder.train.measures import CONSTANT, finite_or_none
+from beholder.train.measures import CONSTANT
 from beholder.train.noise import Ceiling, noise_ceiling, pair_ceiling, suspicious_marks, suspicious_ratings
 from beholder.train.options import EvaluateOptions
 from beholder.train.rated import Labels, labels_of, rated_pairs, ratings_record, variances_of
@@ -375,7 +376,7 @@ def _record(measured: Measured, found: Found, asked: _Asked) -> dict[str, Any]:
             "near_duplicates": options.near_duplicates if found.embedded.near is not None else None,
             "split_by": options.split_by,
             "weigh_by": "votes" if np.ptp(measured.weights) > 0 else compared.unit,
-            "cut": finite_or_none(first.cut),
+            "cut": finite(first.cut),
             "level": first.level,
             "num_resamples": first.num_resamples,
             "ordered_by": compared.measure,
@@ -408,6 +409,6 @@ def _head_record(at: int, one: Judged, compared: Comparisons) -> dict[str, Any]:
         "measures": one.measures.to_json(),
         "difference": None if difference is None else difference.measures.to_json(),
         "verdict": None if difference is None else difference.verdict(compared.measure),
-        "map": {"slope": finite_or_none(one.slope), "intercept": finite_or_none(one.intercept)},
+        "map": {"slope": finite(one.slope), "intercept": finite(one.intercept)},
         "calibration": [one_bin.to_json() for one_bin in one.bins],
     }
