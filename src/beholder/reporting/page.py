@@ -7,6 +7,7 @@ import hashlib
 import os
 import time
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib import resources
 from pathlib import PurePosixPath
 from typing import Any
@@ -24,8 +25,22 @@ def render(template: str, content: Mapping[str, Any], *, scripts: Sequence[str] 
         content: what it shows.
         scripts: files of `static/`, put together in this order.
     """
-    import jinja2
     from markupsafe import Markup
+
+    style, script = _static("report.css"), "".join(_static(name) for name in scripts)
+    common = {
+        "policy": policy(style, script),
+        "style": Markup(style),  # ours, and named by its hash in the policy
+        "script": Markup(script),
+    }
+    page: str = _environment().get_template(template).render(common | dict(content))
+    return page.encode("utf-8", "replace")
+
+
+@cache
+def _environment() -> Any:
+    """jinja2's, which keeps the templates that it has compiled."""
+    import jinja2
 
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_static),
@@ -35,7 +50,6 @@ def render(template: str, content: Mapping[str, Any], *, scripts: Sequence[str] 
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": charts.percent, "number": charts.number, "count": lambda value: f"{value:,}"}
-    style, script = _static("report.css"), "".join(_static(name) for name in scripts)
     environment.globals |= {
         "box": {
             "width": charts.WIDTH,
@@ -44,12 +58,9 @@ def render(template: str, content: Mapping[str, Any], *, scripts: Sequence[str] 
             "right": charts.WIDTH - charts.RIGHT,
             "top": charts.TOP,
             "bottom": charts.HEIGHT - charts.BOTTOM,
-        },
-        "policy": policy(style, script),
-        "style": Markup(style),  # ours, and named by its hash in the policy
-        "script": Markup(script),
+        }
     }
-    return environment.get_template(template).render(content).encode("utf-8", "replace")
+    return environment
 
 
 def page_name(source: str, what: str) -> str:
