@@ -14,9 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib as mpl
-
-mpl.use("svg")
-from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 import result_files
 
@@ -138,7 +136,8 @@ def rows_of(text: str, column: str) -> list[tuple[str, float]]:
 
 def draw(claim: Claim, name: str, rows: list[tuple[str, float]]) -> str:
     """A bar for each row, ours in colour; the file's name."""
-    figure, axes = plt.subplots(figsize=(9, 0.7 + 0.27 * len(rows)))
+    figure = Figure(figsize=(9, 0.7 + 0.27 * len(rows)))
+    axes = figure.subplots()
     labels = [": ".join(_short(part) for part in label.split(": ", 1)) for label, _ in rows]
     colours = [OURS if re.search(claim.is_ours, label) else OTHERS for label, _ in rows]
     bars = axes.barh(range(len(rows)), [value for _, value in rows], color=colours)
@@ -153,7 +152,6 @@ def draw(claim: Claim, name: str, rows: list[tuple[str, float]]) -> str:
     target = PLOTS / f"{name}.svg"
     with mpl.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
         figure.savefig(target, bbox_inches="tight", metadata={"Date": None})
-    plt.close(figure)
     return target.name
 
 
