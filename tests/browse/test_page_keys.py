@@ -40,7 +40,7 @@ def test_everything_can_be_reached_with_the_keyboard(photo_server: Any, open_pag
     page.keyboard.press("Escape")
     page.locator('.tab[data-tab="all"]').focus()
     page.keyboard.press("ArrowRight")
-    assert page.get_attribute('.tab[data-tab="kept"]', "aria-selected") == "true"
+    page.wait_for_selector('.tab[data-tab="kept"][aria-selected="true"]')
 
 
 def focus_of(page: Any) -> str:

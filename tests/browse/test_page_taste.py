@@ -167,7 +167,8 @@ def test_filters_thresholds_the_large_view_and_exports_are_of_the_score_shown(
     assert lines[0].startswith("sample,aesthetic_score,my_taste,rank")
     assert len(lines) == number + 1
     page.keyboard.press("Escape")
-    page.click("#chips .chip")
+    with page.expect_response(lambda answer: "/api/rows" in answer.url):  # a tile opens once its row has come
+        page.click("#chips .chip")
     page.wait_for_function("row => document.getElementById('tile-0')?.dataset.row === String(row)", arg=mine[0])
     page.click("#tile-0", position={"x": 40, "y": 40})
     page.wait_for_selector("#viewer[open]")
