@@ -132,26 +132,6 @@ save_file(randomise(timm.create_model("test_vit", pretrained=False), 5).state_di
 """
 )
 
-AT_URLS = (
-    START
-    + """
-from beholder.errors import BeholderError
-from beholder.models.towers import load_any_tower
-import timm, open_clip
-models = [f"timm:{name}" for name in timm.list_pretrained() if not timm.get_pretrained_cfg(name).hf_hub_id][:1]
-models += [f"open_clip:{name}/{tag}" for name, tag in open_clip.list_pretrained()
-           if not open_clip.get_pretrained_cfg(name, tag).get("hf_hub")][:1]
-said = {}
-for spec in models:
-    try:
-        load_any_tower(spec, offline=True)
-        said[spec] = "loaded"
-    except BeholderError as error:
-        said[spec] = str(error)
-print(json.dumps(said))
-"""
-)
-
 REFUSALS = (
     START
     + """
@@ -162,12 +142,19 @@ import timm, open_clip
 state = timm.create_model("test_vit", pretrained=False).state_dict()
 state.pop("norm.weight")
 torch.save(state, f"{folder}/cut.pt")
-found = {}
-for spec in json.loads(sys.argv[2]):
-    try:
-        load_any_tower(spec.replace("FOLDER", folder), offline=True)
-    except BeholderError as error:
-        found[spec] = str(error)
+at_urls = [f"timm:{name}" for name in timm.list_pretrained() if not timm.get_pretrained_cfg(name).hf_hub_id][:1]
+at_urls += [f"open_clip:{name}/{tag}" for name, tag in open_clip.list_pretrained()
+            if not open_clip.get_pretrained_cfg(name, tag).get("hf_hub")][:1]
+found = []
+for models in (json.loads(sys.argv[2]), at_urls):
+    said = {}
+    for spec in models:
+        try:
+            load_any_tower(spec.replace("FOLDER", folder), offline=True)
+            said[spec] = "loaded"
+        except BeholderError as error:
+            said[spec] = str(error)
+    found.append(said)
 print(json.dumps(found))
 """
 )
@@ -193,14 +180,15 @@ def check(found: dict[str, Any], features: str, library: str) -> None:
         assert result["backbone"].startswith(f"{library}:{name.partition(' ')[0]}#{result['sha256'][:12]}")
 
 
-def test_timm(paths: str, tmp_path: Path) -> None:
-    jobs = [
-        ["test_vit", None],
-        ["test_vit.r160_in1k", 7],
-        ["resnet10t", 0],
-        ["test_efficientnet", None],
-        ["vit_tiny_patch16_224", 0],
-    ]
+@pytest.mark.parametrize(
+    "jobs",
+    [
+        [["test_vit", None], ["test_vit.r160_in1k", 7], ["test_efficientnet", None]],
+        pytest.param([["resnet10t", 0], ["vit_tiny_patch16_224", 0]], marks=pytest.mark.soak),
+    ],
+    ids=["small", "larger"],
+)
+def test_timm(paths: str, tmp_path: Path, jobs: list[list[Any]]) -> None:
     found = lines(TIMM, paths, str(tmp_path), json.dumps(jobs), cache=tmp_path)
     assert len(found) == len(jobs)
     check(found, "pooled", "timm")
@@ -234,15 +222,11 @@ def test_what_is_refused_and_how(tmp_path: Path) -> None:
         "open_clip:ViT-B-32/laion2b_s34b_b79": "did you mean laion2b_s34b_b79k",
         "open_clip:ViT-B-32/laion2b_s34b_b79k": "offline mode is on",
     }
-    found = lines(REFUSALS, str(tmp_path), json.dumps(list(wanted)), cache=tmp_path)
+    found, at_urls = lines(REFUSALS, str(tmp_path), json.dumps(list(wanted)), cache=tmp_path)
     for spec, text in wanted.items():
         assert text in found[spec], (spec, found[spec])
         assert "\n" not in found[spec]
-
-
-def test_weights_at_plain_urls_are_refused_offline(tmp_path: Path) -> None:
-    """Those that the versions of the peers have, if any: most weights are on the hub by now."""
-    for spec, said in lines(AT_URLS, cache=tmp_path).items():
+    for spec, said in at_urls.items():  # if these versions have any: most weights are on the hub by now
         assert said.startswith(f"{spec} is at http")
         assert "offline mode is on; give the file: " in said
         assert "\n" not in said

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,7 @@ from beholder import BeholderError
 from beholder.cli.app import app
 from oracles.in_process import command
 from oracles.library_models import by_the_library, clip, saved, siglip
-from oracles.peers import PEERS, ask, needs_peers
+from oracles.peers import ask, needs_peers
 
 NUM_PICTURES = 24
 
@@ -66,7 +64,7 @@ def test_from_pictures_to_a_head_to_scores(here: Path) -> None:
     backbone = f"transformers:{tmp_path / 'tower'}"
 
     where = ["--backbone", backbone, "--device", "cpu", "--precision", "fp32"]
-    run("embed", "pictures", "-o", "set.parquet", "--dtype", "float32", "--raw", "--workers", "2", *where, status=3)
+    run("embed", "pictures", "-o", "set.parquet", "--dtype", "float32", "--raw", "--workers", "0", *where, status=3)
     table = pyarrow.parquet.read_table(tmp_path / "set.parquet")
     wanted = by_the_library(model, processor, paths)
     names = [Path(name).name for name in table["sample"].to_pylist()]
@@ -81,7 +79,7 @@ def test_from_pictures_to_a_head_to_scores(here: Path) -> None:
     run("train", "set.parquet", "--ratings", "ratings.csv", "-o", "mine.safetensors")
     head = beholder.load_head(tmp_path / "mine.safetensors")
     assert head.backbone == stamp["backbone"]
-    run("score", "pictures", "-o", "scores.csv", "--head", "./mine.safetensors", "--workers", "2", *where, status=3)
+    run("score", "pictures", "-o", "scores.csv", "--head", "./mine.safetensors", "--workers", "1", *where, status=3)
     run("score", "pictures", "-o", "here.csv", "--head", "./mine.safetensors", "--workers", "0", *where, status=3)
     run("score", "set.parquet", "-o", "again.csv", "--head", "./mine.safetensors")
     found, alone, again = (scores_in(tmp_path / f"{name}.csv") for name in ("scores", "here", "again"))
@@ -105,7 +103,7 @@ def test_heads_and_embeddings_of_other_spaces_are_refused(here: Path) -> None:
         return str(caught.value)
 
     tower, others, projected = (f"transformers:{tmp_path / name}" for name in ("tower", "others/tower", "clip"))
-    run("embed", "pictures", "-o", "set.parquet", "--backbone", tower, "--workers", "1", status=3)
+    run("embed", "pictures", "-o", "set.parquet", "--backbone", tower, "--workers", "0", status=3)
     run("train", "set.parquet", "--ratings", "ratings.csv", "-o", "mine.safetensors")
     head = ["--head", "./mine.safetensors"]
     ours = beholder.load_head(tmp_path / "mine.safetensors").backbone
@@ -113,7 +111,7 @@ def test_heads_and_embeddings_of_other_spaces_are_refused(here: Path) -> None:
     assert told.startswith(f"mine scores embeddings of {ours}, and transformers:tower#")
     assert told.endswith("is another tower; its scores would mean nothing")
     assert "scores embeddings of length 48, and transformers:clip#" in line("score", "pictures", "--backbone", projected, *head)
-    run("embed", "pictures", "-o", "other.parquet", "--backbone", others, "--workers", "1", status=3)
+    run("embed", "pictures", "-o", "other.parquet", "--backbone", others, "--workers", "0", status=3)
     told = line("score", "other.parquet", *head)
     assert told.startswith("these embeddings were made with transformers:tower#")
     assert f"but mine is made for {ours}" in told
@@ -124,9 +122,10 @@ def test_heads_and_embeddings_of_other_spaces_are_refused(here: Path) -> None:
     assert "--precision int8" in line("score", "pictures", "--backbone", tower, *head, "--precision", "int8", "--device", "cpu")
 
 
-MAKE = """
-import sys, torch
-library, model, folder = sys.argv[1:]
+MAKE_AND_RUN = """
+import json, sys, torch
+library, model, source, commands = sys.argv[1:]
+sys.path.insert(0, source)
 for seed in (0, 1):
     torch.manual_seed(seed)
     if library == "timm":
@@ -138,7 +137,12 @@ for seed in (0, 1):
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.02)
-    torch.save(made.state_dict(), f"{folder}/{seed}.pt")
+    torch.save(made.state_dict(), f"{seed}.pt")
+
+from typer.testing import CliRunner
+from beholder.cli.app import app
+done = [CliRunner().invoke(app, words) for words in json.loads(commands)]
+print(json.dumps([(one.exit_code, one.output, str(one.exception)) for one in done]))
 """
 
 
@@ -146,34 +150,24 @@ for seed in (0, 1):
 @pytest.mark.parametrize(
     ("library", "model"), [("timm", "test_vit.r160_in1k"), pytest.param("open_clip", "ViT-S-32", marks=pytest.mark.soak)]
 )
-def test_scores_with_towers_of_timm_and_open_clip(library: str, model: str, tmp_path: Path) -> None:
-    make_pictures(tmp_path / "pictures")
-    ask(MAKE, library, model, str(tmp_path), cache=tmp_path)
+def test_scores_with_towers_of_timm_and_open_clip(library: str, model: str, here: Path) -> None:
+    make_pictures(here / "pictures")
+    tower, other = (f"{library}:{model}@{here}/{seed}.pt" for seed in (0, 1))
+    where = ["--device", "cpu", "--precision", "fp32", "--workers"]
+    head = ["--head", "./mine.safetensors"]
+    commands = [
+        ["embed", "pictures", "-o", "set.parquet", "--backbone", tower, "--dtype", "float32", "--raw", *where, "0"],
+        ["train", "set.parquet", "--ratings", "ratings.csv", "-o", "mine.safetensors"],
+        ["score", "pictures", "-o", "scores.csv", *head, "--backbone", tower, *where, "1"],
+        ["score", "pictures", "-o", "no.csv", *head, "--backbone", other, *where, "0"],
+    ]
     source = str(Path(beholder.__file__).parents[1])
-
-    def run(*words: str, status: int) -> str:
-        line = [str(PEERS), "-m", "beholder", *words]
-        done = subprocess.run(
-            line,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=200,
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": source},
-        )
-        assert done.returncode == status, done.stderr
-        return done.stderr
-
-    tower, other = (f"{library}:{model}@{tmp_path}/{seed}.pt" for seed in (0, 1))
-    where = ["--device", "cpu", "--precision", "fp32", "--workers", "1"]
-    run("embed", "pictures", "-o", "set.parquet", "--backbone", tower, "--dtype", "float32", "--raw", *where, status=3)
-    run("train", "set.parquet", "--ratings", "ratings.csv", "-o", "mine.safetensors", status=0)
-    run("score", "pictures", "-o", "scores.csv", "--head", "./mine.safetensors", "--backbone", tower, *where, status=3)
-    table = pyarrow.parquet.read_table(tmp_path / "set.parquet")
-    expected = beholder.load_head(tmp_path / "mine.safetensors").score(np.stack(table["embedding"].to_numpy()))
-    found = scores_in(tmp_path / "scores.csv")
+    done = json.loads(ask(MAKE_AND_RUN, library, model, source, json.dumps(commands), cache=here / "cache"))
+    assert [status for status, _, _ in done] == [3, 0, 3, 1], done
+    table = pyarrow.parquet.read_table("set.parquet")
+    expected = beholder.load_head("mine.safetensors").score(np.stack(table["embedding"].to_numpy()))
+    found = scores_in(Path("scores.csv"))
     np.testing.assert_allclose([found[name] for name in table["sample"].to_pylist()], expected, atol=1e-4)
-    told = run("score", "pictures", "-o", "no.csv", "--head", "./mine.safetensors", "--backbone", other, *where, status=1)
-    assert f"and {library}:{model}#" in told
-    assert "is another tower; its scores would mean nothing" in told
+    _, said, error = done[-1]
+    assert f"and {library}:{model}#" in said + error
+    assert "is another tower; its scores would mean nothing" in said + error
