@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import gc
 import itertools
 import os
@@ -12,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer.main
+import typer.testing
 from hypothesis import HealthCheck, settings
 
 sys.path.insert(0, str(Path(__file__).parent))  # for `oracles`
@@ -22,6 +26,9 @@ settings.register_profile(
 )
 settings.load_profile("untimed")
 gc.disable()  # while tests are collected: it would look through all that is imported, again and again
+
+# Typer makes all commands and flags anew for every command that is run.
+typer.main.get_command = typer.testing._get_command = functools.cache(typer.main.get_command)
 
 os.environ["RAY_AUTH_MODE"] = "disabled"  # else a token that any job of Ray left in the home folder decides who may connect
 
@@ -39,6 +46,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         parser.addoption(flag, action="store_true", help=f"fail when a test skips for want of {what}")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config, "workerinput"):  # one process of several
+        atexit.register(os._exit, 0)  # last of all: to take down what it imported would take seconds
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that start other people's tools are slow ones."""
@@ -49,14 +61,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish() -> None:
     """What was imported stays: the collector need not look at it again and again."""
-    gc.enable()
-    gc.collect()
     gc.freeze()
-
-
-def pytest_unconfigure() -> None:
-    """Packages complain of what the collector has not seen at the end."""
-    gc.unfreeze()
+    gc.enable()
+    atexit.register(gc.unfreeze)  # packages complain of what the collector has not seen at the end
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

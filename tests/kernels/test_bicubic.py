@@ -59,6 +59,7 @@ def resized(
     first = bicubic.window(height, size[1], box[1])[0]
     last = bicubic.window(height, size[1], box[3] - 1)[1]
     rows = memory.address + np.arange(first, last, dtype=np.int64) * (width * stored.shape[2])
+    rows.flags.writeable = False  # as Pillow's are: the same machine code
     function = bicubic.resize_columns_first if by_columns else bicubic.resize_rows_first
     result: npt.NDArray[np.uint8] = function(like, rows, first, stored.shape[2], (width, height), size, box)
     return result

@@ -109,8 +109,10 @@ class Named(nn.Module):
 
 
 def through_torch(content: Any, name: str = "h.pt", **how: Any) -> Callable[[Path], Path]:
+    """Writes it; content that a function makes is made then."""
+
     def write(folder: Path) -> Path:
-        torch.save(content, folder / name, **how)
+        torch.save(content() if callable(content) else content, folder / name, **how)
         return folder / name
 
     return write
@@ -140,11 +142,11 @@ TORCH: dict[str, tuple[nn.Module, Callable[[Path], Path], dict[str, Any]]] = {
     "older format": (PLAIN, through_torch(state(PLAIN), _use_new_zipfile_serialization=False), {}),
     "older format called .pkl": (PLAIN, through_torch(state(PLAIN), "h.pkl", _use_new_zipfile_serialization=False), {}),
     "state_dict": (PLAIN, through_torch({"state_dict": state(PLAIN), "epoch": 3}), {}),
-    "model": (PLAIN, through_torch(training_run(PLAIN, "model")), {}),
-    "model_state_dict": (PLAIN, through_torch(training_run(PLAIN, "model_state_dict")), {}),
+    "model": (PLAIN, through_torch(lambda: training_run(PLAIN, "model")), {}),
+    "model_state_dict": (PLAIN, through_torch(lambda: training_run(PLAIN, "model_state_dict")), {}),
     "two wrappings": (PLAIN, through_torch({"checkpoint": {"model": state(PLAIN)}, "step": 1}), {}),
     "state": (PLAIN, through_torch({"state": state(PLAIN), "birder_version": "0.8"}), {}),
-    "Lightning": (PLAIN, through_torch(lightning(PLAIN), "h.ckpt"), {}),
+    "Lightning": (PLAIN, through_torch(lambda: lightning(PLAIN), "h.ckpt"), {}),
     "Dropout before": (DROPPED, through_torch(state(DROPPED, "classifier.")), {}),
     "DataParallel": (PLAIN, through_torch(state(PLAIN, "module.")), {}),
     "layers next to each other": (FOLDED, through_torch(state(FOLDED)), {}),

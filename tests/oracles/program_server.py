@@ -6,6 +6,7 @@ Arguments: the number of a socket, and `sys.path` as JSON.
 from __future__ import annotations
 
 import atexit
+import functools
 import gc
 import importlib
 import io
@@ -17,6 +18,7 @@ import signal
 import socket
 import sys
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +46,13 @@ def import_everything() -> None:
     ):
         importlib.import_module(name)
     import numba
+    import typer.main
 
     numba.njit(lambda x: x + 1)(1)  # numba reads the rest of itself when it makes its first function
+    typer.main.get_command = functools.cache(typer.main.get_command)
+    typer.main.get_command(importlib.import_module("beholder.cli.app").app)
+    for finalizer in list(weakref.finalize._registry):  # type: ignore[attr-defined]
+        finalizer.atexit = False  # torch takes its operators down one by one at the end
 
 
 def serve(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
