@@ -41,7 +41,9 @@ def ended(done: Done, job: Job) -> None:
 EMBEDDINGS = [(TERM,), (INT,), (HUP,), (TERM, TERM), (INT, INT), (HUP, HUP), (INT, TERM)]
 
 
-@pytest.mark.parametrize(("signals", "size"), sized([(one,) for one in EMBEDDINGS], [((INT, INT),)]))
+@pytest.mark.parametrize(
+    ("signals", "size"), sized([(one,) for one in EMBEDDINGS], [((INT, INT),)], [((TERM,),), ((HUP, HUP),), ((INT, TERM),)])
+)
 def test_a_run_over_embeddings_is_ended(
     tmp_path: Path, fault_table: FaultTable, rows_job: Job, num_faults: int, signals: tuple[signal.Signals, ...]
 ) -> None:

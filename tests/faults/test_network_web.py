@@ -69,11 +69,11 @@ def job(name: str, network: BadProxy, out: Path, tower: Path, small: Path, plain
     return score_options((source,), out, tower, plain, shard_rows=3, **more)
 
 
-JOBS = ("urls", "x.npy", "x.parquet", "x.tar")
+JOBS = ("urls", "x.npy", "x.tar", "x.parquet")
 
 
 @sizes("quick", "soak")
-@pytest.mark.parametrize("name", mostly_slow(JOBS))
+@pytest.mark.parametrize("name", mostly_slow(JOBS, slow=2))
 def test_a_run_comes_through_what_passes(
     tmp_path: Path, network: BadProxy, small_tower: Path, small_head: Path, plain_head: Path,
     fault_table: FaultTable, num_faults: int, name: str,

@@ -83,7 +83,7 @@ class Deaths:
         self._cluster.remove_node(self._node)
 
 
-@pytest.mark.parametrize(("kind", "size"), sized([("pictures",), ("embeddings",)], [], [("embeddings",)]))
+@pytest.mark.parametrize(("kind", "size"), sized([("pictures",), ("embeddings",)], [], []))
 def test_deaths_of_actors_nodes_and_drivers_cost_nothing(
     cluster: Any, tmp_path: Path, fault_table: FaultTable, job_env: dict[str, str], small_tower: Path, small_head: Path,
     plain_head: Path, kind: str, num_faults: int,

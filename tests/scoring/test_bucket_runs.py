@@ -250,11 +250,8 @@ def test_a_grown_run_that_dies_anywhere_is_finished_by_the_next(
     assert points - reached <= {"shard adopted"}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("suffix", "num_kills", "shard_rows"),
-    [(".csv", 8, 5), *(pytest.param(suffix, 20, 1, marks=pytest.mark.soak) for suffix in SUFFIXES)],
-)
+@pytest.mark.soak
+@pytest.mark.parametrize(("suffix", "num_kills", "shard_rows"), [(".csv", 8, 5), *((suffix, 20, 1) for suffix in SUFFIXES)])
 def test_a_run_that_is_killed_again_and_again_comes_to_the_same_bytes(
     tmp_path: Path, s3: Any, small_head: Path, suffix: str, num_kills: int, shard_rows: int
 ) -> None:

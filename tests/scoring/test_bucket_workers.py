@@ -119,6 +119,7 @@ def num_done(client: Any) -> int:
     return sum(entry["Key"].endswith(".json") for entry in found)
 
 
+@pytest.mark.soak
 def test_actors_a_node_and_the_driver_die_while_ray_writes_into_the_bucket(
     tmp_path: Path, s3: Any, small_tower: Path, plain_head: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

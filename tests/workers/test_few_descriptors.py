@@ -70,8 +70,8 @@ print("done")
     [
         ("thumbnails", 3, 10, 0, "mend that (memory, ulimit -n, ulimit -u, ulimit -v), then try again"),
         ("thumbnails", 8, 2, 1, "mend that (memory, ulimit -n, ulimit -u, ulimit -v), then try again"),
-        pytest.param("pixels", 3, 10, 0, "mend that, or use none (0 workers)", marks=pytest.mark.slow),
-        pytest.param("pixels", 8, 10, 0, "mend that, or use none (0 workers)", marks=pytest.mark.slow),
+        pytest.param("pixels", 3, 4, 0, "mend that, or use none (0 workers)", marks=pytest.mark.slow),
+        pytest.param("pixels", 8, 4, 0, "mend that, or use none (0 workers)", marks=pytest.mark.slow),
     ],
 )
 def test_too_few_descriptors_are_one_clear_line(pool: str, spare: int, times: int, most_left: int, advice: str) -> None:

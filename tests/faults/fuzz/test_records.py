@@ -406,7 +406,7 @@ TARGETS: Mapping[str, Target] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", mostly_slow(TARGETS))
+@pytest.mark.parametrize("name", mostly_slow(TARGETS, slow=7))
 def test_mutated_records_are_used_or_refused(name: str, tmp_path: Path) -> None:
     check(__file__, name, tmp_path, count=TARGETS[name].count)
 

@@ -155,7 +155,7 @@ TARGETS: Mapping[str, Target] = {
 }
 
 
-@pytest.mark.parametrize("name", mostly_slow(TARGETS))
+@pytest.mark.parametrize("name", mostly_slow(TARGETS, slow=4))
 def test_mutated_tables_are_read_or_refused(name: str, tmp_path: Path) -> None:
     check(__file__, name, tmp_path, count=TARGETS[name].count)
 

@@ -312,7 +312,7 @@ TARGETS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", mostly_slow(TARGETS))
+@pytest.mark.parametrize("name", mostly_slow(TARGETS, slow=7))
 def test_mutated_weights_are_loaded_or_refused(name: str, tmp_path: Path) -> None:
     check(__file__, name, tmp_path, count=TARGETS[name].count)
 
