@@ -7,7 +7,7 @@ import typer
 from typer.testing import CliRunner
 
 from beholder.cli.app import app
-from beholder.cli.help import MEANT
+from beholder.cli.usage_errors import MEANT
 
 
 def refusal(*line: str) -> str:
@@ -32,8 +32,8 @@ def refusal(*line: str) -> str:
         ("score x --model m", "--model; did you mean --head?"),
         ("embed x --model m", "--model; did you mean --backbone?"),
         ("report x --top 5", "No such option: --top; it is one of select"),
-        ("select x --treshold 5", "No such option: --treshold"),
-        ("advise x --treshold 5", "No such option: --treshold"),
+        ("select x --treshold 5", "No such option: --treshold; did you mean --min-score?"),
+        ("advise x --treshold 5", "No such option: --treshold; did you mean --min-score?"),
         ("models list --min-score 5", "No such option: --min-score; it is one of select, advise, report, verify"),
         ("select x --min-scor 5", "No such option: --min-scor (Possible options: --max-score, --min-score"),
     ],

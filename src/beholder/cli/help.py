@@ -1,7 +1,4 @@
-"""Help as plain text for the width of the terminal, and errors of usage that name the flag which was probably meant.
-
-In help no flag or choice is broken, and examples can be copied as they stand.
-"""
+"""Help as plain text for the width of the terminal: no flag or choice is broken, and examples can be copied as they stand."""
 
 from __future__ import annotations
 
@@ -15,6 +12,8 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from beholder.cli.usage_errors import explain
+
 _MOST_COLUMNS, _LEAST_COLUMNS = 120, 40
 """Longer lines are hard to read; on narrower terminals lines are broken by the terminal."""
 _WIDE_COLUMNS, _WIDE_INDENT, _NARROW_INDENT = 76, 26, 6
@@ -24,25 +23,8 @@ _BLANK = "\u00a0"
 """Stands for a blank at which no line may end."""
 
 
-_SCORE, _MOST, _FEW = ("--min-score",), ("--max-score",), ("--top", "--draw", "--rows", "--per-bucket", "--groups-shown")
-MEANT: dict[str, tuple[str, ...]] = {
-    "--threshold": _SCORE, "--thresholds": ("--grid", *_SCORE), "--at": _SCORE, "--min": _SCORE, "--score-min": _SCORE,
-    "--minimum": _SCORE, "--cutoff": _SCORE, "--score-threshold": _SCORE, "--above": _SCORE,
-    "--max": _MOST, "--score-max": _MOST, "--maximum": _MOST, "--below": _MOST,
-    "--limit": _FEW, "--n": _FEW, "-n": _FEW, "--num": _FEW, "--count": _FEW, "--best": _FEW,
-    "--percent": ("--top-share",), "--share": ("--top-share",), "--top-percent": ("--top-share",),
-    "--filter": ("--where",), "--query": ("--where",),
-    "--output": ("--out",), "--out-dir": ("--out",), "--output-dir": ("--out",),
-    "--force": ("--overwrite",), "-f": ("--overwrite",), "-y": ("--apply",), "--yes": ("--apply",), "--run": ("--apply",),
-    "--model": ("--head", "--backbone"), "--heads": ("--head",), "--tower": ("--backbone",),
-    "--columns": ("--group-by", "--column"), "--selection": ("--decisions",),
-    "--num-workers": ("--workers",), "--num-threads": ("--threads",), "--batch": ("--batch-size",),
-}  # fmt: skip
-"""What other tools, other commands or earlier versions call something -> what it may mean; the first that is there is named."""
-
-
 class _Helpful:
-    """A command whose help is laid out by this module, and that names the flag which was probably meant, or what is missing."""
+    """A command whose help is laid out by this module, and whose errors of usage say more."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse as the command's class does; errors of usage say more."""
@@ -50,11 +32,8 @@ class _Helpful:
         try:
             found: list[str] = super().parse_args(ctx, args)  # type: ignore[misc]
             return found
-        except Exception as error:  # told by what they carry: Typer has the classes of errors in private modules
-            if hasattr(error, "option_name") and hasattr(error, "possibilities"):
-                _explain_unknown(error, ctx)
-            elif (param := getattr(error, "param", None)) is not None and hasattr(error, "param_hint"):
-                _explain_value(error, param, ctx, given)
+        except Exception as error:
+            explain(error, ctx, given)
             raise
 
     def format_usage(self, ctx: Any, formatter: Any) -> None:
@@ -224,48 +203,3 @@ def _lines_of_row(name: str, meaning: str, width: int) -> Iterator[str]:
     else:
         yield first
     yield from (" " * indent + line for line in lines)
-
-
-def _explain_unknown(error: Any, ctx: Any) -> None:
-    """Say of a flag that there is not what may have been meant, or which commands have it."""
-    word, shown = error.option_name, set(_shown_flags(ctx.command, ctx))
-    meant = [flag for flag in MEANT.get(word, ()) if flag in shown]
-    error.possibilities = [name for name in error.possibilities or () if name in shown]
-    if meant:
-        error.message, error.possibilities = f"No such option: {word}; did you mean {meant[0]}?", None
-    elif others := _commands_with(word, ctx):
-        error.message, error.possibilities = f"No such option: {word}; it is one of {', '.join(others)}", None
-
-
-def _explain_value(error: Any, param: Any, ctx: Any, given: list[str]) -> None:
-    """Say which argument is missing, as usage names it; and what takes a share, where a number of rows was wanted."""
-    if param.param_type_name == "argument":
-        if type(error).__name__ == "MissingParameter":
-            error.param_hint = (param.metavar or param.name.upper()).strip("[]{}").removesuffix("...")
-        return
-    flag = param.opts[0]
-    if f"{flag}-share" in _shown_flags(ctx.command, ctx):
-        share = next((value for value in _values_of(flag, given) if value.strip().endswith("%")), None)
-        if share is not None:
-            error.message = f"{share} is a share, not a number of rows; write {flag}-share {share}"
-
-
-def _values_of(flag: str, given: list[str]) -> Iterator[str]:
-    for word, following in zip(given, [*given[1:], ""], strict=True):
-        if word == flag:
-            yield following
-        elif word.startswith(f"{flag}="):
-            yield word.split("=", 1)[1]
-
-
-def _shown_flags(command: Any, ctx: Any) -> list[str]:
-    """The flags of a command that its help shows."""
-    shown = [param for param in command.get_params(ctx) if param.param_type_name == "option" and not param.hidden]
-    return [name for param in shown for name in (*param.opts, *param.secondary_opts)]
-
-
-def _commands_with(flag: str, ctx: Any) -> list[str]:
-    """Names of the other commands of the program that have a flag."""
-    root = ctx.find_root()
-    below = getattr(root.command, "commands", {})
-    return [name for name, command in below.items() if not command.hidden and flag in _shown_flags(command, root)]
