@@ -16,9 +16,9 @@ import torch
 
 from beholder import load_head
 from beholder.errors import HeadError
-from beholder.models.checkpoints import pack_tensors
 from beholder.models.clip import random_tensors
 from beholder.models.head_layouts import HeadFile, Layer, pack_head, read_head_file
+from beholder.models.tensor_files import pack_tensors
 from beholder.models.tower_layouts import open_tower_file
 from oracles import odd_pickles
 from oracles.checkpoints import birder_state, hf_state, write_archive, write_safetensors

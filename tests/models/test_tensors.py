@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 
 from beholder.errors import HeadError
-from beholder.models.checkpoints import open_tensors, pack_tensors
+from beholder.models.tensor_files import open_tensors, pack_tensors
 
 
 def sample(seed: int = 0) -> dict[str, torch.Tensor]:

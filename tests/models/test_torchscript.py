@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from beholder.errors import HeadError
-from beholder.models.checkpoints import open_script
+from beholder.models.tensor_files import open_script
 
 
 def write(path: Path, description: bytes) -> Path:

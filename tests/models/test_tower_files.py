@@ -21,8 +21,8 @@ from torch import Tensor
 
 from beholder.errors import HeadError
 from beholder.models.backbones import TowerShape
-from beholder.models.checkpoints import open_script
 from beholder.models.clip import build_tower, random_tensors
+from beholder.models.tensor_files import open_script
 from beholder.models.tower_layouts import open_tower_file, recognise
 from oracles import checkpoints as made
 

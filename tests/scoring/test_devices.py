@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 import beholder
 from beholder.errors import BeholderError, InputError
 from beholder.scoring.devices import devices_of
-from beholder.scoring.messages import Failed, Job
 from beholder.scoring.pictures import plan_pictures
+from beholder.scoring.protocol import Failed, Job
 from beholder.scoring.score import embed, score
 from beholder.scoring.shards import fingerprint
 from beholder.scoring.summary import RunSummary

@@ -15,8 +15,8 @@ import pytest
 from beholder.errors import BeholderError
 from beholder.notices import told_to
 from beholder.scoring.hand_out import Died, Handle, HandOut, Workforce
-from beholder.scoring.messages import Command, Done, Job, Opened, Progress, Ready
 from beholder.scoring.options import ScoreOptions
+from beholder.scoring.protocol import Command, Done, Job, Opened, Progress, Ready
 from beholder.scoring.score import plan
 from beholder.scoring.shards import EarlierShard, ShardResult
 from beholder.scoring.summary import ShardCounts

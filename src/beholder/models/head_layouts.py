@@ -24,7 +24,7 @@ from beholder.errors import HeadError
 from beholder.io import locations, storage
 from beholder.models.backbones import backbone_of_tower
 from beholder.models.catalog import REFUSED, by_sha256
-from beholder.models.checkpoints import (
+from beholder.models.tensor_files import (
     Kind,
     Shapes,
     TensorFile,

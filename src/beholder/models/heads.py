@@ -27,7 +27,6 @@ from beholder.kernels.scoring import Affine, Perceptron, RowScorer
 from beholder.models import catalog, download
 from beholder.models.backbones import canonical_backbone, find_backbone, known_backbone, same_backbone
 from beholder.models.catalog import DEFAULT_HEAD, HeadEntry, Source
-from beholder.models.checkpoints import TensorFile, look_at, open_tensors
 from beholder.models.head_layouts import (
     HEAD_FORMAT,
     LARGEST,
@@ -46,6 +45,7 @@ from beholder.models.head_layouts import (
     read_head_file,
     read_tensor_head,
 )
+from beholder.models.tensor_files import TensorFile, look_at, open_tensors
 
 if TYPE_CHECKING:
     import torch

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from beholder.errors import HeadError, text_of
 from beholder.io.records import json_value
 from beholder.models.backbones import HEAD_DIM, LAYER_NORM_EPS, PIXEL_MEAN, PIXEL_STD, TowerActivation, TowerShape
-from beholder.models.checkpoints import (
+from beholder.models.tensor_files import (
     Shapes,
     TensorFile,
     check_floats,

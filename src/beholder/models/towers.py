@@ -34,8 +34,8 @@ from beholder.models.catalog import (
     tower_file_named,
     tower_suggestions,
 )
-from beholder.models.checkpoints import TensorFile, open_tensors, pack_header
 from beholder.models.download import MOST_TOWER_BYTES, MissingError, file_sha256
+from beholder.models.tensor_files import TensorFile, open_tensors, pack_header
 from beholder.models.tower_layouts import (
     CONFIG_FILES,
     OPENAI_REASON,

@@ -14,7 +14,7 @@ from pathlib import Path
 from beholder import notices
 from beholder.errors import BeholderError, HeadError, text_of
 from beholder.io import locations, remote, storage
-from beholder.models.checkpoints import read_exactly
+from beholder.models.tensor_files import read_exactly
 
 LARGE_BYTES = 32 << 20
 """Larger transfers come in byte ranges, show a bar and are held back by a nearly full disk; larger files are hashed once."""

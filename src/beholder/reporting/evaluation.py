@@ -16,7 +16,7 @@ import numpy.typing as npt
 from beholder import __version__
 from beholder.errors import OutputError
 from beholder.io import storage, writing
-from beholder.io.outputs import check_ours
+from beholder.io.overwriting import check_ours
 from beholder.reporting.charts import NOTHING, number
 from beholder.reporting.page import check_is_html, made_at, page_name, render
 from beholder.reporting.plots import Plot, calibration_plot, marks_plot, residual_plot, scatter_plot

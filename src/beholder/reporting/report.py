@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from beholder import __version__
 from beholder.errors import InputError, OutputError
 from beholder.io import locations, storage, writing
-from beholder.io.outputs import is_read
+from beholder.io.overwriting import is_read
 from beholder.locate.locate import PictureFinder
 from beholder.models.download import is_offline
 from beholder.options import take_old_names

@@ -354,11 +354,11 @@ def read_classes(path: Path) -> dict[str, int]:
         return {}
     try:
         if path.suffix == ".safetensors":
-            from beholder.models.checkpoints import open_tensors
+            from beholder.models.tensor_files import open_tensors
 
             found = json_value(open_tensors(str(path)).metadata.get("class_to_idx", "{}"))
         else:
-            from beholder.models.checkpoints import load_weights
+            from beholder.models.tensor_files import load_weights
 
             held = load_weights(path, mapped=True)
             found = held.get("class_to_idx", {}) if isinstance(held, dict) else {}

@@ -12,8 +12,8 @@ from pathlib import Path
 from beholder.errors import BeholderError, InputError
 from beholder.options import MOST_WORKERS, all_cores
 from beholder.scoring.hand_out import Died, Handle, Workforce
-from beholder.scoring.messages import Command, Open, with_options
 from beholder.scoring.options import Options
+from beholder.scoring.protocol import Command, Open, with_options
 from beholder.workers.child_process import ChildProcess, status_text
 
 _MODULE = "beholder.scoring.worker"

@@ -26,9 +26,9 @@ from beholder.models.spaces import CLEAR_COSINE, LEAST_COSINE, Space, space_of
 from beholder.notices import doing
 from beholder.scoring import files
 from beholder.scoring.execute import Plan
-from beholder.scoring.messages import Recipe
 from beholder.scoring.options import ScoreOptions
 from beholder.scoring.output import RunOutput
+from beholder.scoring.protocol import Recipe
 from beholder.scoring.run import Step
 from beholder.scoring.shards import (
     KEPT_FROM,

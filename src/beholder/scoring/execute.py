@@ -13,9 +13,9 @@ from beholder.errors import BeholderError, InputError, OutputError
 from beholder.io import storage
 from beholder.notices import doing
 from beholder.scoreset.rejects import count_reasons, find_rejects
-from beholder.scoring.messages import Job, Recipe
 from beholder.scoring.options import JobOptions, Share
 from beholder.scoring.output import RunOutput
+from beholder.scoring.protocol import Job, Recipe
 from beholder.scoring.reopen import FinishedResult
 from beholder.scoring.run import OnDone, OtherInputsError, Run, Step, check_folder
 from beholder.scoring.shards import EarlierShard, Shard, ShardResult, fingerprint

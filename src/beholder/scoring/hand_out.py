@@ -13,8 +13,8 @@ from beholder.errors import BeholderError, InputError
 from beholder.io import places, writing
 from beholder.io.temporaries import own_name
 from beholder.notices import say
-from beholder.scoring.messages import Begun, Command, Done, Failed, Job, Message, Note, Opened, Progress, Ready
 from beholder.scoring.options import Options
+from beholder.scoring.protocol import Begun, Command, Done, Failed, Job, Message, Note, Opened, Progress, Ready
 from beholder.scoring.run import OnDone, Step
 from beholder.scoring.shards import Shard
 from beholder.scoring.summary import ShardCounts

@@ -18,11 +18,11 @@ from beholder.options import all_cores
 from beholder.pixels.picture import PixelOptions, Trait
 from beholder.scoring.execute import Plan
 from beholder.scoring.files import WriteOptions
-from beholder.scoring.messages import Recipe
 from beholder.scoring.options import Options, ScoreOptions, source_options
 from beholder.scoring.output import EMBEDDINGS, RunOutput
 from beholder.scoring.picture_step import PictureStep
 from beholder.scoring.pictures_shard import PictureProduct
+from beholder.scoring.protocol import Recipe
 from beholder.scoring.summary import SETTLED_BY, RunSummary
 from beholder.scoring.tower import OpenTower, TowerFacts, open_engine, pixels_for
 from beholder.sources.find import find_only_pictures

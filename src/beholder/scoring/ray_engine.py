@@ -25,8 +25,8 @@ from beholder.errors import BeholderError, InputError, kind_and_text
 from beholder.notices import say
 from beholder.options import all_cores
 from beholder.scoring.hand_out import Died, Handle, Workforce
-from beholder.scoring.messages import Command, Failed, Message, Open, with_options
 from beholder.scoring.options import Options
+from beholder.scoring.protocol import Command, Failed, Message, Open, with_options
 from beholder.scoring.worker import ShardWorker
 
 _OLDEST = (2, 50)

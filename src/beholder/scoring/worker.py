@@ -25,8 +25,8 @@ from beholder.errors import BeholderError, HeadError, InputError, OutputError, k
 from beholder.io import locations, places, storage
 from beholder.scoring.folder import RunFolder
 from beholder.scoring.index import IndexedShard
-from beholder.scoring.messages import Begun, Command, Done, Failed, Job, Message, Note, Open, Opened, Progress, Ready
 from beholder.scoring.options import Options, ScoreOptions
+from beholder.scoring.protocol import Begun, Command, Done, Failed, Job, Message, Note, Open, Opened, Progress, Ready
 from beholder.scoring.run import Step, do_each
 from beholder.scoring.shards import Shard, difference, fingerprint
 from beholder.scoring.summary import ShardCounts, Tally

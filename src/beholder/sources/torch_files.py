@@ -66,7 +66,7 @@ class TorchReader:
 @contextlib.contextmanager
 def _opened(path: str, num_bytes: int) -> Iterator[Any]:
     """What the file holds; a remote one is fetched first."""
-    from beholder.models.checkpoints import load_weights
+    from beholder.models.tensor_files import load_weights
 
     with contextlib.ExitStack() as stack:
         local = locations.local_path(path) if locations.is_local(path) else None
@@ -128,7 +128,7 @@ def _listed(found: Mapping[Any, Any]) -> str:
 
 def _checked(rows: torch.Tensor, key: str, path: str) -> torch.Tensor:
     """The tensor, if its numbers are all in the file. Raises InputError."""
-    from beholder.models.checkpoints import check_tensor
+    from beholder.models.tensor_files import check_tensor
 
     try:
         check_tensor(rows, key or "of embeddings", Path(path))

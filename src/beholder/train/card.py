@@ -14,7 +14,7 @@ from typing import Any
 
 from beholder.errors import OutputError, number_of
 from beholder.io import storage, writing
-from beholder.io.outputs import check_ours
+from beholder.io.overwriting import check_ours
 from beholder.models import upload
 from beholder.models.head_layouts import HEAD_FORMAT
 from beholder.models.heads import Head, save_head

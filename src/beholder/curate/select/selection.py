@@ -26,7 +26,7 @@ from beholder.curate.select.rules import OnRows, RuleRunner, SelectionInput
 from beholder.curate.select.tables import RowTables, list_record, rules_record
 from beholder.errors import InputError, OutputError
 from beholder.io import storage
-from beholder.io.outputs import is_read
+from beholder.io.overwriting import is_read
 from beholder.io.schemas import empty_table
 from beholder.io.tables import write_table
 from beholder.scoreset.foreign import Back, as_source, texts_of

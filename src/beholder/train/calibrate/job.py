@@ -11,7 +11,7 @@ import numpy as np
 
 from beholder.errors import InputError, OutputError
 from beholder.io import storage
-from beholder.io.outputs import is_read
+from beholder.io.overwriting import is_read
 from beholder.notices import doing
 from beholder.scoreset.head_key import HeadKey
 from beholder.scoreset.kept_scales import Scale, check_free, find_map, head_of_column, keep_map, path_of

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from beholder.io.outputs import is_read
+from beholder.io.overwriting import is_read
 
 
 def test_links_folders_and_globs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
