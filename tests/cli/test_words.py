@@ -14,8 +14,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from beholder.cli.app import app
-from beholder.cli.help import option_name
+from beholder.cli.app import COMMANDS, app
+from beholder.cli.help import first_sentence, option_name
 from beholder.cli.predict import make_parser
 from oracles.tiers import mostly_slow
 
@@ -215,3 +215,9 @@ def test_examples_are_the_same_for_a_shell_at_any_width(helps: tuple[int, dict[s
     assert words_of[0] == words_of[1]
     assert words_of[0].count("beholder") == 0
     assert len(words_of[0].splitlines()) > 100
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_list_of_commands_says_what_the_help_of_each_begins_with(name: str) -> None:
+    command = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
+    assert (command.name, first_sentence(command.help)) == (name, COMMANDS[name][1])

@@ -50,7 +50,8 @@ def import_everything() -> None:
 
     numba.njit(lambda x: x + 1)(1)  # numba reads the rest of itself when it makes its first function
     typer.main.get_command = functools.cache(typer.main.get_command)
-    typer.main.get_command(importlib.import_module("beholder.cli.app").app)
+    program: Any = typer.main.get_command(importlib.import_module("beholder.cli.app").app)
+    assert all(program.commands.values())  # each is made when it is asked for
     for finalizer in list(weakref.finalize._registry):  # type: ignore[attr-defined]
         finalizer.atexit = False  # torch takes its operators down one by one at the end
 

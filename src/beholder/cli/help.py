@@ -59,6 +59,11 @@ class HelpGroup(_Helpful, TyperGroup):
             ctx.exit(2)
         return super().parse_args(ctx, args)
 
+    def sentences(self, ctx: Any) -> list[tuple[str, str]]:
+        """Each command with the first sentence of its help."""
+        found = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        return [(name, first_sentence(item.help)) for name, item in found if item is not None and not item.hidden]
+
 
 def columns() -> int:
     """How wide help may be."""
@@ -142,9 +147,8 @@ def _lines_of_help(command: Any, ctx: Any) -> Iterator[str]:
 
 def _sections(command: Any, ctx: Any, arguments: list[Any]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     """Headings, each with what it has: (name, meaning)."""
-    if isinstance(command, TyperGroup):
-        found = [(name, command.get_command(ctx, name)) for name in command.list_commands(ctx)]
-        yield "Commands", [(name, _first_sentence(item.help)) for name, item in found if item is not None and not item.hidden]
+    if isinstance(command, HelpGroup):
+        yield "Commands", command.sentences(ctx)
     if any(param.help for param in arguments):
         yield "Arguments", [(_argument_name(param).strip("[]"), _meaning(param, ctx)) for param in arguments]
     options = [param for param in command.get_params(ctx) if param.param_type_name == "option" and not param.hidden]
@@ -155,7 +159,8 @@ def _sections(command: Any, ctx: Any, arguments: list[Any]) -> Iterator[tuple[st
     yield from panels.items()
 
 
-def _first_sentence(text: str | None) -> str:
+def first_sentence(text: str | None) -> str:
+    """Of a text as docstrings have it, without its line breaks."""
     paragraph = " ".join(inspect.cleandoc(text or "").split("\n\n")[0].split())
     return re.split(r"(?<=[^.]\.) (?=[A-Z])", paragraph)[0]
 

@@ -21,6 +21,7 @@ models_app = typer.Typer(
     help="Aesthetic heads, public and your own, and CLIP towers: list, info, save, add, push, download, verify, export, "
     "remove.",
     no_args_is_help=True,
+    add_completion=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )

@@ -109,6 +109,10 @@ class RawCommand(TyperCommand):
         return list(args)
 
 
+predict_app = typer.Typer(add_completion=False, rich_markup_mode="rich")
+
+
+@predict_app.command(cls=RawCommand, add_help_option=False)
 def predict(context: typer.Context) -> None:
     """Embed pictures under birder predict's flags and file names; `beholder predict --help` lists them all."""
     from functools import partial

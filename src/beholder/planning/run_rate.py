@@ -90,8 +90,8 @@ def measure_run(folder: Path, image_px: int, *, clock: Clock) -> RunRate:
 
 def run_alone(folder: str, image_px: int) -> None:
     """All that a process does which `beholder score` is called in, for few pictures: what it imports is imported here."""
-    importlib.import_module("beholder.cli.app")
-    importlib.import_module("beholder.cli.show")
+    for name in ("app", "jobs", "show"):
+        importlib.import_module(f"beholder.cli.{name}")
     engine = _engine(image_px)
     _run(Path(folder), _FEW_TARS, engine)
     engine.close()
