@@ -27,7 +27,7 @@ settings.register_profile(
 settings.load_profile("untimed")
 gc.disable()  # while tests are collected: it would look through all that is imported, again and again
 
-# Typer makes all commands and flags anew for every command that is run.
+# Typer makes commands and flags anew for every command that is run; here they are kept.
 typer.main.get_command = typer.testing._get_command = functools.cache(typer.main.get_command)
 
 os.environ["RAY_AUTH_MODE"] = "disabled"  # else a token that any job of Ray left in the home folder decides who may connect
@@ -46,9 +46,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         parser.addoption(flag, action="store_true", help=f"fail when a test skips for want of {what}")
 
 
+def _end_at_once(process_id: int) -> None:
+    """End this process, if it is that one and no fork of it."""
+    if os.getpid() == process_id:
+        os._exit(0)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput"):  # one process of several
-        atexit.register(os._exit, 0)  # last of all: to take down what it imported would take seconds
+        atexit.register(_end_at_once, os.getpid())  # last of all: to take down what it imported would take seconds
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -64,7 +64,7 @@ ENVIRONMENT = {
 Driver: TypeAlias = "subprocess.Popen[str]"
 
 _DRIVER = """
-import atexit, contextlib, functools, importlib, io, json, os, pkgutil, sys, tempfile, typer.main, warnings, weakref
+import atexit, contextlib, functools, importlib, io, json, os, pkgutil, sys, tempfile, threading, typer.main, warnings, weakref
 import beholder
 
 for name in (
@@ -78,7 +78,7 @@ for found in pkgutil.walk_packages(beholder.__path__, "beholder."):
         importlib.import_module(found.name)
 typer.main.get_command = functools.cache(typer.main.get_command)
 for finalizer in list(weakref.finalize._registry):
-    finalizer.atexit = False  # of what was imported here
+    finalizer.atexit = False  # what was imported here need not be taken down
 
 
 def answer(kind, given, names):
@@ -127,6 +127,7 @@ while line := sys.stdin.readline():
         tempfile.tempdir = None
         print("begun", flush=True)
         serve()
+        threading._shutdown()
         atexit._run_exitfuncs()
         os._exit(0)  # taking down what was imported would take seconds
     status = os.waitpid(child, 0)[1]

@@ -21,7 +21,7 @@ FORBIDDEN = "file forbidden (mode 000)"
 READ_ERROR = "read error (EIO)"
 """What stands there has the time at which its reader was started."""
 NONE_IS_LEFT = "none of them is of the inputs now"
-SLOW = [("file replaced",), ("file removed",), ("files grown or new",)]
+SLOW = [("file replaced",), ("folder renamed",), ("files grown or new",)]
 DONE = (0, 3)
 SOURCES: dict[str, Callable[[Path], Path]] = {"pictures": write_photos, "tars": write_tars, "embeddings": write_rows}
 

@@ -108,8 +108,7 @@ def fill(fault: Fault) -> bool:
 
 
 @needs_root
-@sizes("slow", "soak")
-@pytest.mark.parametrize("name", ["rows", pytest.param("pictures", marks=pytest.mark.soak)])
+@pytest.mark.parametrize(("name", "size"), sized([("rows",), ("pictures",)], [], [("pictures",)]))
 def test_a_disk_that_others_fill(
     request: pytest.FixtureRequest, tmp_path: Path, fault_table: FaultTable, num_faults: int, name: str
 ) -> None:

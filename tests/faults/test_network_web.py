@@ -30,7 +30,7 @@ from oracles.hub import Hub
 from oracles.picture_jobs import picture_bytes, score_options
 from oracles.small_towers import PICTURES, SHAPE
 from oracles.tar_making import png, tar
-from oracles.tiers import mostly_slow, sized, sizes
+from oracles.tiers import mostly_slow, sized
 from oracles.web import running, serving
 
 SILENCE_S = 1.0
@@ -69,11 +69,10 @@ def job(name: str, network: BadProxy, out: Path, tower: Path, small: Path, plain
     return score_options((source,), out, tower, plain, shard_rows=3, **more)
 
 
-JOBS = ("urls", "x.npy", "x.tar", "x.parquet")
+JOBS = ("urls", "x.npy", "x.parquet", "x.tar")
 
 
-@sizes("quick", "soak")
-@pytest.mark.parametrize("name", mostly_slow(JOBS, slow=2))
+@pytest.mark.parametrize(("name", "size"), sized(zip(JOBS), [("urls",)], [("x.npy",), ("x.tar",)]))
 def test_a_run_comes_through_what_passes(
     tmp_path: Path, network: BadProxy, small_tower: Path, small_head: Path, plain_head: Path,
     fault_table: FaultTable, num_faults: int, name: str,

@@ -109,7 +109,7 @@ class Named(nn.Module):
 
 
 def through_torch(content: Any, name: str = "h.pt", **how: Any) -> Callable[[Path], Path]:
-    """Writes it; content that a function makes is made then."""
+    """A function that saves `content`; if that is a function, it is called when saving."""
 
     def write(folder: Path) -> Path:
         torch.save(content() if callable(content) else content, folder / name, **how)

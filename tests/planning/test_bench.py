@@ -100,7 +100,7 @@ def test_everything_is_measured_and_kept(here: Path, small_tower: Path) -> None:
     assert json.loads(planned.stdout)["stage_seconds"]["decode"] == pytest.approx(3 * own.core_s / max(1, found.num_cores // 2))
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 def test_every_stage_ends_by_the_clock(here: Path, small_tower: Path) -> None:
     """Of a clock that jumps 100 s each time, each stage does the least that it can."""
     clock = Ticking(100.0)

@@ -119,10 +119,11 @@ def num_done(client: Any) -> int:
     return sum(entry["Key"].endswith(".json") for entry in found)
 
 
-@pytest.mark.soak
-def test_actors_a_node_and_the_driver_die_while_ray_writes_into_the_bucket(
-    tmp_path: Path, s3: Any, small_tower: Path, plain_head: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("deaths_after", [(), pytest.param((2, 5), marks=pytest.mark.soak)])
+def test_the_driver_actors_and_a_node_die_while_ray_writes_into_the_bucket(
+    tmp_path: Path, s3: Any, small_tower: Path, plain_head: Path, monkeypatch: pytest.MonkeyPatch, deaths_after: tuple[int, ...]
 ) -> None:
+    """The driver alone, or an actor each time that so many shards are done, then a node, then the driver."""
     from ray.cluster_utils import Cluster
 
     monkeypatch.delenv("TMPDIR")  # Ray's sockets need a short path
@@ -131,24 +132,25 @@ def test_actors_a_node_and_the_driver_die_while_ray_writes_into_the_bucket(
     alone = score(score_options((str(tars),), tmp_path / "local" / "out", small_tower, plain_head))
     cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
     try:
-        extra = cluster.add_node(**NODE)
+        extra = cluster.add_node(**NODE) if deaths_after else None
         cluster.wait_for_nodes()
         chance, killed = random.Random(5), []
         line = ["score", str(tars), "-o", url("out"), "--backbone", str(small_tower), "--head", str(plain_head)]
         line += ["--precision", "fp32", "-j", "0", "--engine", "ray", "--address", cluster.address, "--actors", "2"]
         driver = Forked(["-m", "beholder", *line], env=dict(os.environ), text=True, stderr=subprocess.DEVNULL)
-        for count in (2, 5):
+        for count in deaths_after or (2,):
             until = time.monotonic() + 100
             while num_done(s3) < count and time.monotonic() < until:
                 time.sleep(0.05)
-            if victims := actor_processes():
+            if deaths_after and (victims := actor_processes()):
                 killed.append(chance.choice(victims))
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(killed[-1], signal.SIGKILL)
-        cluster.remove_node(extra, allow_graceful=False)
+        if extra is not None:
+            cluster.remove_node(extra, allow_graceful=False)
         driver.send_signal(signal.SIGKILL)
         driver.wait(30)
-        assert killed
+        assert bool(killed) == bool(deaths_after)
         before = num_done(s3)
         assert before < NUM_TARS
         last = beholder(*line, "--json")

@@ -332,7 +332,7 @@ TARGETS = {
 }
 
 
-@pytest.mark.parametrize("name", mostly_slow(TARGETS, slow=7))
+@pytest.mark.parametrize("name", mostly_slow(TARGETS))
 def test_mutated_files_are_read_or_refused(name: str, tmp_path: Path) -> None:
     check(__file__, name, tmp_path, count=TARGETS[name].count)
 

@@ -386,27 +386,27 @@ def with_lease(path: Path) -> Hashable:
 
 TARGETS: Mapping[str, Target] = {
     "record of a run": Target(functools.partial(with_run, "beholder.json"), _seed_of("beholder.json"), "beholder.json",
-                              insides=(in_record,), count=5, **_LIMITS),
+                              insides=(in_record,), count=3, **_LIMITS),
     "marker of a shard": Target(functools.partial(with_run, "done/*.json"), _seed_of("done/*.json"), "x.json",
-                                insides=(in_record,), count=5, **_LIMITS),
+                                insides=(in_record,), count=3, **_LIMITS),
     "segment of the index": Target(functools.partial(with_run, "done/*.zst"), _seed_of("done/*.zst"), "x.zst",
-                                   insides=(in_segment,), count=5, **_LIMITS),
-    "run.json": Target(functools.partial(with_run, "run.json"), _seed_of("run.json"), "run.json", insides=(in_json,), count=5,
+                                   insides=(in_segment,), count=3, **_LIMITS),
+    "run.json": Target(functools.partial(with_run, "run.json"), _seed_of("run.json"), "run.json", insides=(in_json,), count=3,
                        **_LIMITS),
-    "record of a result": Target(with_set, set_record, "x.json", insides=(in_record,), count=5, **_LIMITS),
-    "marks": Target(with_marks, marks, "marks.jsonl", insides=(in_lines,), is_text=True, count=8, **_LIMITS),
-    "journal": Target(with_journal, journal, "x.jsonl", insides=(in_journal,), count=13, **_LIMITS),
-    "scale map": Target(with_map, scale_map, "x.json", insides=(in_record,), count=7, **_LIMITS),
-    "rates": Target(with_rates, rates, "x.json", insides=(in_record,), count=15, **_LIMITS),
-    "record of a head": Target(with_head_record, head_record, "x.json", insides=(in_json,), count=13, **_LIMITS),
-    "stamp": Target(with_stamp, stamp, "x.json", insides=(in_record, in_json), count=8, **_LIMITS),
+    "record of a result": Target(with_set, set_record, "x.json", insides=(in_record,), count=3, **_LIMITS),
+    "marks": Target(with_marks, marks, "marks.jsonl", insides=(in_lines,), is_text=True, count=4, **_LIMITS),
+    "journal": Target(with_journal, journal, "x.jsonl", insides=(in_journal,), count=7, **_LIMITS),
+    "scale map": Target(with_map, scale_map, "x.json", insides=(in_record,), count=4, **_LIMITS),
+    "rates": Target(with_rates, rates, "x.json", insides=(in_record,), count=8, **_LIMITS),
+    "record of a head": Target(with_head_record, head_record, "x.json", insides=(in_json,), count=7, **_LIMITS),
+    "stamp": Target(with_stamp, stamp, "x.json", insides=(in_record, in_json), count=4, **_LIMITS),
     "log of a run": Target(with_log, log, "x.jsonl", insides=(in_lines,), count=5, **_LIMITS),
-    "metrics of a run": Target(with_metrics, metrics, "x.prom", is_text=True, count=5, **_LIMITS),
-    "lease": Target(with_lease, lease, "x.json", insides=(in_json,), count=13, **_LIMITS),
+    "metrics of a run": Target(with_metrics, metrics, "x.prom", is_text=True, count=3, **_LIMITS),
+    "lease": Target(with_lease, lease, "x.json", insides=(in_json,), count=7, **_LIMITS),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", mostly_slow(TARGETS, slow=7))
+@pytest.mark.parametrize("name", mostly_slow(TARGETS))
 def test_mutated_records_are_used_or_refused(name: str, tmp_path: Path) -> None:
     check(__file__, name, tmp_path, count=TARGETS[name].count)
 
