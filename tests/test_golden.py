@@ -64,21 +64,12 @@ ENVIRONMENT = {
 Driver: TypeAlias = "subprocess.Popen[str]"
 
 _DRIVER = """
-import atexit, contextlib, functools, importlib, io, json, os, pkgutil, sys, tempfile, threading, typer.main, warnings, weakref
-import beholder
+import contextlib, io, json, os, sys, tempfile, warnings
 
-for name in (
-    "aiohttp", "braceexpand", "duckdb", "fastapi", "fsspec", "huggingface_hub", "jinja2", "matplotlib.figure", "numba",
-    "numpy", "PIL.Image", "pyarrow.compute", "pyarrow.csv", "pyarrow.dataset", "pyarrow.parquet", "rich.console", "rich.table",
-    "safetensors.torch", "torch", "typer", "uvicorn",
-):
-    importlib.import_module(name)
-for found in pkgutil.walk_packages(beholder.__path__, "beholder."):
-    if not found.name.endswith("__main__"):
-        importlib.import_module(found.name)
-typer.main.get_command = functools.cache(typer.main.get_command)
-for finalizer in list(weakref.finalize._registry):
-    finalizer.atexit = False  # what was imported here need not be taken down
+sys.path.append(sys.argv[1])
+from oracles.program_server import end, import_everything
+
+import_everything()
 
 
 def answer(kind, given, names):
@@ -127,9 +118,7 @@ while line := sys.stdin.readline():
         tempfile.tempdir = None
         print("begun", flush=True)
         serve()
-        threading._shutdown()
-        atexit._run_exitfuncs()
-        os._exit(0)  # taking down what was imported would take seconds
+        end(None)
     status = os.waitpid(child, 0)[1]
     print("ended" if status == 0 else f"a scenario ended with {status}", flush=True)
 """
@@ -867,7 +856,11 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def driver() -> Iterator[Driver]:
     """A process that has loaded everything; each scenario is a fork of it."""
     process = subprocess.Popen(
-        [sys.executable, "-c", _DRIVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
+        [sys.executable, "-c", _DRIVER, str(Path(__file__).parent)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
     )
     yield process
     process.communicate()

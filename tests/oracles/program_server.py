@@ -31,19 +31,10 @@ def import_everything() -> None:
         if not found.name.endswith("__main__"):
             importlib.import_module(found.name)
     for name in (
-        "torch",
-        "numba",
-        "duckdb",
-        "pandas",
-        "fsspec",
-        "uvicorn",
-        "safetensors.torch",
-        "scipy.stats",
-        "moto",
-        "s3fs",
-        "PIL.Image",
-        "numpy.testing",
-    ):
+        "aiohttp", "braceexpand", "duckdb", "fastapi", "fsspec", "huggingface_hub", "jinja2", "matplotlib.figure", "moto",
+        "numba", "numpy.testing", "pandas", "PIL.Image", "pyarrow.compute", "pyarrow.csv", "pyarrow.dataset", "rich.console",
+        "rich.table", "s3fs", "safetensors.torch", "scipy.stats", "torch", "uvicorn",
+    ):  # fmt: skip
         importlib.import_module(name)
     import numba
     import typer.main
