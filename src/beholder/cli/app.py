@@ -1,4 +1,4 @@
-"""The command line as a whole: every command in one table; of a command's module nothing is imported before it is asked for."""
+"""The command line as a whole: every command in one table; a command's module is imported when the command is called."""
 
 from __future__ import annotations
 
@@ -64,11 +64,11 @@ COMMANDS = {
         "Aesthetic heads, public and your own, and CLIP towers: list, info, save, add, push, download, verify, export, remove.",
     ),
 }
-"""Name -> (module of this package : function, or Typer's app, how its help begins), in the order of the help."""
+"""Name -> ("module of this package:its function or Typer app", the first sentence of its help), in the order of the help."""
 
 
 class _Commands(Mapping[str, Any]):
-    """Name -> command, whose module is imported when it is asked for: all of them take half of the time that a start takes."""
+    """Name -> command, made when it is asked for: to import and make all of them takes longer than the rest of a start."""
 
     def __init__(self) -> None:
         self._made: dict[str, Any] = {}
